@@ -1,0 +1,65 @@
+# vlnotes: `make lab` opens the course, `make test` proves that all of it holds. Nothing is installed outside .venv.
+
+VENV  ?= .venv
+PY    := $(VENV)/bin/python
+READY := $(VENV)/.ready
+BENCH := $(VENV)/.ready-bench
+NB    ?= notebooks/00_start_here.ipynb
+
+# Jupyter refuses to run as root (containers, some lab machines) unless told; and it should not call home.
+ROOT  := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+QUIET := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
+export OMP_WAIT_POLICY := PASSIVE
+export HF_HUB_OFFLINE := 1
+
+.PHONY: lab test run bench records tables format clean help
+
+help:
+	@echo "make lab      make the environment, open JupyterLab on the first notebook"
+	@echo "make test     run everything that must hold: ruff, unit tests, every notebook"
+	@echo "make run      execute the whole course; the executed copies are left in executed/"
+	@echo "make bench    speed and memory beside other libraries"
+	@echo "make records  execute the course and write the recorded numbers and stored outputs anew"
+	@echo "make tables   write the generated tables and the numbers in prose anew"
+	@echo "make format   let ruff format code and notebooks"
+	@echo "make clean    remove the environment, caches and executed copies"
+
+lab: $(READY)
+	$(VENV)/bin/jupyter lab $(ROOT) $(QUIET) "$(NB)"
+
+test: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	VLNOTES_RECORDS=strict $(PY) -m pytest
+
+run: $(READY)
+	$(PY) tests/run_notebooks.py
+
+records: $(READY)
+	$(PY) tests/run_notebooks.py --write --records
+	$(MAKE) tables
+
+tables: $(READY)
+	$(PY) -m vlnotes.checks
+
+bench: $(BENCH)
+	$(PY) tests/benchmarks
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) executed build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# One environment for both commands. The stamp is newer than pyproject.toml, so a second run installs nothing.
+$(READY): pyproject.toml
+	@sh .ci/make_venv.sh "$(VENV)" "lab,test"
+	@touch $@
+
+$(BENCH): $(READY)
+	@echo "adding the libraries that we measure ourselves against (about 20 MB)"
+	@$(PY) -m pip install --quiet --editable ".[bench]"
+	@touch $@

@@ -1,0 +1,100 @@
+"""The command line: python -m vlnotes check | world | train."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 if all went well, 1 if something was wrong, 2 for words that it does not know.
+
+    Args:
+        arguments: the words after `python -m vlnotes`; those of the process if None.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="vlnotes", description="how vision-language representations are made")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="is everything here that the course needs?")
+    check.add_argument("--fast", action="store_true", help="do not time a training step")
+
+    world = commands.add_parser("world", help="make the picture world, or export it as files that other code reads")
+    world.add_argument("action", choices=["make", "export"], help="make: arrays for training; export: PNG and JSON")
+    world.add_argument("--domain", default="paper", help="which domain (default: paper)")
+    world.add_argument("--out", type=Path, help="folder (default: the cache for make, world/ for export)")
+    world.add_argument("--train", type=int, default=5000, help="pictures to train on")
+    world.add_argument("--val", type=int, default=1000, help="pictures to validate on")
+    world.add_argument("--test", type=int, default=1000, help="pictures to test on")
+    world.add_argument("--size", type=int, default=64, help="pixels a side")
+    world.add_argument("--seed", type=int, default=0)
+
+    train = commands.add_parser("train", help="train a method on your own pictures and captions")
+    train.add_argument("method", choices=["clip"], help="which method")
+    train.add_argument(
+        "--data", type=Path, required=True, help="COCO, Karpathy, Flickr30k or CSV captions, or a folder"
+    )
+    train.add_argument("--out", type=Path, help="folder for weights and record (default: runs/METHOD-DATA)")
+    train.add_argument("--minutes", type=float, default=5.0, help="time budget of the training (default: 5)")
+    train.add_argument("--steps", type=int, help="at most that many steps; without it, as many as the time allows")
+    train.add_argument("--image", default="conv", choices=["conv", "resnet18", "vit"], help="the image tower")
+    train.add_argument("--size", type=int, default=64, help="pixels a side")
+    train.add_argument("--batch-size", type=int, default=128)
+    train.add_argument("--learning-rate", type=float, default=3e-3)
+    train.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--skip-bad", action="store_true", help="go on without bad entries, count and list them")
+    train.add_argument("--no-resume", action="store_true", help="start again even if an unfinished run is there")
+
+    given = parser.parse_args(arguments)
+    try:
+        return {"check": _check, "world": _world, "train": _train}[given.command](given)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"vlnotes {given.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _check(given) -> int:
+    from vlnotes.environment import check
+
+    bad = 0
+    for line in check(speed=not given.fast):
+        print(line, flush=True)
+        bad += line.status == "FAIL"
+    return int(bad > 0)
+
+
+def _world(given) -> int:
+    from vlnotes import world
+
+    act = world.make if given.action == "make" else world.export
+    counts = {"train": given.train, "val": given.val, "test": given.test}
+    out = given.out if given.out or given.action == "make" else Path("world")
+    print(act(out, given.domain, counts, size=given.size, seed=given.seed))
+    return 0
+
+
+def _train(given) -> int:
+    from vlnotes.experiment import train_on
+
+    out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
+    train_on(
+        given.data,
+        out,
+        minutes=given.minutes,
+        steps=given.steps,
+        image=given.image,
+        size=given.size,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
+        device=given.device,
+        seed=given.seed,
+        skip_bad=given.skip_bad,
+        resume=not given.no_resume,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Checks for the notebooks: graduation of taught functions, and exercises whose mistakes have names.
+
+`checks.graduate("vlnotes.contrastive.clip_loss", my_clip_loss, {...})` proves that a function built in a
+notebook and the one in the module agree in value and gradient. `checks.info_nce(info_nce)` looks at a
+reader's answer to the exercise of that name: it says "not solved yet", "right", or which mistake it sees, and
+never raises. `python -m vlnotes.checks` writes the table of graduations and the numbers quoted in the prose.
+"""
+
+from vlnotes.checks.exercises import Exercise, Verdict
+from vlnotes.checks.graduation import graduate, unit_rows
+from vlnotes.checks.n00_start_here import chance, cosine, r_at_1
+from vlnotes.checks.n02_contrastive_matrix import (
+    gradient_of_logits,
+    info_nce,
+    lowest_loss,
+    mask_false_negatives,
+    online_logsumexp,
+)
+
+__all__ = [
+    "Exercise",
+    "Verdict",
+    "chance",
+    "cosine",
+    "gradient_of_logits",
+    "graduate",
+    "info_nce",
+    "lowest_loss",
+    "mask_false_negatives",
+    "online_logsumexp",
+    "r_at_1",
+    "unit_rows",
+]

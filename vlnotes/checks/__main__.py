@@ -1,0 +1,86 @@
+"""`python -m vlnotes.checks`: write what is generated from the stored notebooks; with `--check`, only look.
+
+Writes `data/graduation.md`, and brings every number quoted from the records in README.md and the notebooks up
+to date.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from vlnotes import records
+from vlnotes.checks.graduation import complaints, marks, table, taught_functions
+
+
+def generated(course: Path) -> dict[Path, str]:
+    """Every file that is made from the stored notebooks and records, as it should read now.
+
+    Args:
+        course: the folder that holds `notebooks/`, `data/` and `README.md`.
+
+    Returns:
+        Path -> text.
+
+    Raises:
+        ValueError: a quote names a record that does not exist.
+    """
+    notebooks = course / "notebooks"
+    files = {course / "data" / "graduation.md": table(taught_functions(), marks(notebooks))}
+    for path in [course / "README.md"] if (course / "README.md").exists() else []:
+        files[path] = records.rewrite_quotes(path.read_text(encoding="utf-8"))
+    for path in sorted(notebooks.glob("*.ipynb")):
+        files[path] = _notebook(path)
+    return files
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the generated files and say what changed.
+
+    Args:
+        arguments: of the command line; None takes those of the process.
+
+    Returns:
+        0, or 1 when something cannot be made, or `--check` finds a file out of date or marks that disagree.
+    """
+    parser = argparse.ArgumentParser(prog="python -m vlnotes.checks", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail when something is out of date")
+    parser.add_argument("--course", type=Path, default=Path(__file__).resolve().parents[2], help="folder of the course")
+    options = parser.parse_args(arguments)
+
+    try:
+        files = generated(options.course)
+    except ValueError as error:
+        print(error)
+        return 1
+    stale = 0
+    for path, text in files.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale += 1
+            print(f"{'out of date' if options.check else 'written'}: {path.relative_to(options.course)}")
+            if not options.check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    notebooks = options.course / "notebooks"
+    wrong = complaints(taught_functions(), marks(notebooks), [path.stem for path in notebooks.glob("*.ipynb")])
+    for sentence in wrong:
+        print(sentence)
+    if not stale:
+        print("nothing to write")
+    return 1 if options.check and (stale or wrong) else 0
+
+
+def _notebook(path: Path) -> str:
+    """The notebook with its quotes brought up to date; the text is untouched where nothing changes."""
+    text = path.read_text(encoding="utf-8")
+    notebook, changed = json.loads(text), False
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        fresh = records.rewrite_quotes(source) if cell["cell_type"] == "markdown" else source
+        if fresh != source:
+            cell["source"], changed = fresh.splitlines(keepends=True), True
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" if changed else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""From a path with captions to a trained model and an honest table: what `python -m vlnotes train` does."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlnotes import __version__, metrics
+from vlnotes.clip import CLIP, encode_images, encode_texts
+from vlnotes.datasets import CaptionDataset, PairDataset, caption_targets, load_pictures, open_captions
+from vlnotes.text import encode, save_tokenizer, train_tokenizer, unknown_rate
+from vlnotes.train import epoch_indices, pick_device, pick_precision, train, trim_padding
+
+IN_MEMORY = 4 * 2**30  # bytes of pictures that are kept in memory rather than read again every epoch
+KS = (1, 5, 10)
+
+
+def train_on(
+    path: str | Path,
+    out: str | Path,
+    *,
+    minutes: float | None = 5.0,
+    steps: int | None = None,
+    image: str = "conv",
+    size: int = 64,
+    length: int = 32,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    device: str | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+) -> dict:
+    """Train a small CLIP on pictures with captions, and say how good it is beside chance and a simple baseline.
+
+    Args:
+        path: anything that `open_captions` reads.
+        out: folder for weights.safetensors, model.json, the tokenizer, history.csv and record.json.
+        minutes: time budget of the training; None for no limit (then `steps` is needed).
+        steps: number of steps; None for as many as fit the minutes.
+        image: the image tower, see `CLIP.tiny`.
+        size: pixels a side.
+        length: L, tokens a caption; longer ones are cut.
+        batch_size: B; made smaller where the data has fewer training pictures.
+        learning_rate: of AdamW, at its peak.
+        device: see `vlnotes.train.pick_device`.
+        seed: of the weights, the shuffles and the split, where the data has none.
+        skip_bad: go on without entries that cannot be used; they are counted and listed.
+        resume: go on with an unfinished run of the same settings in `out`.
+        progress: print what happens and show bars.
+
+    Returns:
+        The record that is also written to record.json: settings, data, times and the scores (shares in [0, 1]).
+
+    Raises:
+        ValueError: data that cannot be used, named by file and entry.
+    """
+    say = print if progress else (lambda *words: None)
+    out = Path(out)
+    parts, how = _parts(path, skip_bad, seed)
+    for name, part in parts.items():
+        say(f"{name:<6} {part.report()}")
+    say(f"split  {how}")
+    fit, test = parts["train"], parts["test"]
+    if len(fit) < 2:
+        raise ValueError(f"{path}: {len(fit)} training pictures; contrast needs at least 2")
+
+    words = [caption for captions in fit.captions for caption in captions]
+    tokenizer = train_tokenizer(words, vocab_size=8000, kind="wordpiece")
+    unknown = unknown_rate(tokenizer, [c for captions in test.captions for c in captions])
+    say(f"words  {len(tokenizer)} pieces from the training captions; {unknown:.1%} of the test tokens are unknown")
+
+    model = CLIP.tiny(len(tokenizer), image=image, seed=seed)
+    batch_size = min(batch_size, len(fit))
+    fits = 3 * size * size * len(fit) <= IN_MEMORY
+    images = load_pictures(fit, size) if fits else None
+    batches = batches_of(PairDataset(fit, tokenizer, images, size=size, length=length), batch_size, seed)
+
+    checkpoint = out / "unfinished.safetensors"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists():
+        say(f"going on with the unfinished run in {checkpoint}")
+    device = pick_device(device)
+    precision = pick_precision(device)
+    history = train(
+        model,
+        batches,
+        steps=steps,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        device=device,
+        precision=precision,
+        seed=seed,
+        checkpoint=checkpoint,
+        checkpoint_seconds=30.0,
+        workers=0 if fits else 4,
+        progress=progress,
+    )
+
+    start = time.perf_counter()
+    scores = _scores(model, tokenizer, fit, test, images, size, length)
+    record = {
+        "vlnotes": __version__,
+        "torch": torch.__version__,
+        "method": "clip",
+        "data": {
+            "name": Path(path).name,
+            "layout": fit.layout,
+            **{n: len(p) for n, p in parts.items()},
+            "split": how,
+        },
+        "settings": {
+            **{"image": image, "size": size, "length": length, "batch_size": batch_size},
+            **{"learning_rate": learning_rate, "seed": seed, "precision": precision},
+        },
+        "machine": {"device": device.type, "threads": torch.get_num_threads()},
+        "steps": len(history),
+        "epochs": round(len(history) * batch_size / len(fit), 2),
+        "seconds": {"training": float(history["seconds"].iloc[-1]), "scoring": time.perf_counter() - start},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "unknown_test_tokens": unknown,
+        "skipped": [list(map(str, item)) for part in parts.values() for item in part.skipped],
+        "scores": scores,
+    }
+    model.save(out)
+    save_tokenizer(tokenizer, out / "tokenizer")
+    history.to_csv(out / "history.csv", index=False)
+    (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    say(f"\n{scores_table(scores)}\n")
+    say(
+        f"{len(history)} steps ({record['epochs']} epochs) in {record['seconds']['training']:.0f} s on {device.type}, "
+        f"{precision}; gallery: {scores['gallery']['pictures']} pictures, {scores['gallery']['captions']} captions\n"
+        f"weights, tokenizer, history.csv and record.json are in {out}"
+    )
+    return record
+
+
+def scores_table(scores: dict) -> str:
+    """The scores as text: one line a way of counting, percentages.
+
+    Args:
+        scores: `train_on(...)["scores"]`.
+
+    Returns:
+        An aligned table.
+    """
+    columns = [f"{way}@{k}" for way in ("i2t", "t2i") for k in KS]
+    lines = [" " * 24 + "".join(f"{c:>9}" for c in columns)]
+    for name, row in scores.items():
+        if name != "gallery":
+            lines.append(f"{name:<24}" + "".join(f"{100 * row[c]:8.1f}%" for c in columns))
+    return "\n".join(lines)
+
+
+def _parts(path, skip_bad: bool, seed: int) -> tuple[dict[str, CaptionDataset], str]:
+    """Training and test part: those of the data, or a split by concept (by picture where there are none)."""
+    whole = open_captions(path, skip_bad=skip_bad)
+    names = set(whole.splits)
+    if {"train", "test"} <= names or {"train", "val"} <= names:
+        test = "test" if "test" in names else "val"
+        return (
+            {
+                part: open_captions(path, split, skip_bad=skip_bad)
+                for part, split in (("train", "train"), ("test", test))
+            },
+            f"as in the data: train, {test}",
+        )
+    keys = whole.concepts or list(range(len(whole)))
+    kinds = sorted(set(keys), key=str)
+    dice = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = {kinds[i] for i in dice[: max(1, len(kinds) // 5)]}
+    chosen = [i for i, key in enumerate(keys) if key in held]
+    others = [i for i, key in enumerate(keys) if key not in held]
+    unit = "concept" if whole.concepts else "picture"
+    how = f"ours: a fifth held out by {unit}, seed {seed} (the data has {sorted(names)})"
+    return {"train": whole.subset(others), "test": whole.subset(chosen)}, how
+
+
+def batches_of(pairs: PairDataset, batch_size: int, seed: int = 0):
+    """Batches as a function of the step, from memory or from disk.
+
+    Args:
+        pairs: pictures with tokenised captions.
+        batch_size: B.
+        seed: of the shuffles and of the choice among a picture's captions.
+
+    Returns:
+        A function step -> batch, for `vlnotes.train.train`.
+    """
+
+    def batch_at(step: int) -> dict[str, Tensor]:
+        dice = torch.Generator().manual_seed(seed * 7_368_787 + step)
+        return trim_padding(pairs.batch(epoch_indices(step, len(pairs), batch_size, seed), generator=dice))
+
+    return batch_at
+
+
+def _scores(model, tokenizer, fit, test, fit_images, size: int, length: int) -> dict:
+    """Recall of the model, of chance and of the colour-histogram baseline on the test part."""
+    images, targets = load_pictures(test, size), caption_targets(test)
+    image_features = encode_images(model, images)
+    text_features = encode_texts(model, encode(tokenizer, targets.captions, length))
+    owner = targets.text_to_image
+    scores = {"by picture": metrics.recall_from_features(image_features, text_features, owner, ks=KS)}
+    if fit_images is None:  # the baseline needs no more than a few thousand pictures
+        few = torch.randperm(len(fit), generator=torch.Generator().manual_seed(0))[:5000].sort().values.tolist()
+        fit = fit.subset(few)
+        fit_images = load_pictures(fit, size)
+    fit_targets = caption_targets(fit)
+    baseline_images, baseline_texts = metrics.histogram_baseline(
+        fit_images, fit_targets.captions, fit_targets.text_to_image, images, targets.captions
+    )
+    scores["  colour histograms"] = metrics.recall_from_features(baseline_images, baseline_texts, owner, ks=KS)
+    own = metrics.truth_from_labels(torch.arange(len(images)), owner)
+    scores["  chance"] = metrics.chance_recall(truth=own, ks=KS)
+    if test.concepts:
+        same = metrics.truth_from_labels(targets.image_concept, targets.text_concept)
+        scores["by concept"] = metrics.any_true_recall(image_features @ text_features.T, same, ks=KS)
+        scores["  colour histograms "] = metrics.any_true_recall(baseline_images @ baseline_texts.T, same, ks=KS)
+        scores["  chance "] = metrics.chance_recall(truth=same, ks=KS)
+    scores["gallery"] = {"pictures": len(images), "captions": len(targets.captions)}
+    return scores

@@ -1,0 +1,306 @@
+"""Figures: they take arrays, never models; each can be read in light and dark pages and says in words what it shows."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PAPER, INK, FAINT = "#fdfcf9", "#23272e", "#8a8f98"
+# Okabe and Ito's palette: eight colours that the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
+COSINES, SIGNED = "magma", "RdBu_r"  # one map for amounts, one for amounts with a sign
+
+STYLE = {
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=CYCLE),
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "font.family": "DejaVu Sans",
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+}
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure in a notebook together with the sentence that says what is to be seen.
+
+    Args:
+        figure: made with any of the functions here, or with matplotlib; it is closed afterwards.
+        alt: what is to be seen, with at least one number, for those who cannot see the picture.
+
+    Raises:
+        ValueError: an alt text too short to say anything.
+    """
+    from IPython.display import display
+
+    if len(alt.split()) < 5:
+        raise ValueError(f"the alt text must say what is to be seen, not just {alt!r}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    plt.close(figure)
+    display({"image/png": buffer.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+@plt.rc_context(STYLE)
+def canvas(width: float = 9.0, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
+    """An empty figure in the house style.
+
+    Args:
+        width: inches.
+        height: inches.
+        columns: axes side by side.
+        rows: axes one below the other.
+        options: passed on to `matplotlib.pyplot.subplots`, for instance `width_ratios`.
+
+    Returns:
+        (figure, axes), axes as `matplotlib.pyplot.subplots` gives them.
+    """
+    return plt.subplots(rows, columns, figsize=(width, height), **options)
+
+
+def as_picture(image) -> np.ndarray:
+    """One picture as matplotlib wants it.
+
+    Args:
+        image: (3, H, W) uint8 tensor or array, or a PIL picture.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    array = np.asarray(image)
+    return array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] == 3 else array
+
+
+@plt.rc_context(STYLE)
+def pictures(images: Sequence, titles: Sequence[str] | None = None, columns: int = 8, size: float = 1.2) -> Figure:
+    """A sheet of pictures, each with a line of text below it.
+
+    Args:
+        images: N pictures, (N, 3, H, W) uint8 or a list of PIL pictures.
+        titles: N texts; long ones are wrapped.
+        columns: pictures in a row.
+        size: inches a picture.
+
+    Returns:
+        The figure.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    text = 0.0 if titles is None else 0.15 * (0.6 + max(_wrap(t, size).count("\n") + 1 for t in titles))
+    figure, axes = canvas(columns * size * 1.08, rows * (size * 1.06 + text), columns, rows, squeeze=False)
+    for index, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if index < len(images):
+            ax.imshow(as_picture(images[index]), interpolation="nearest")
+            if titles is not None:
+                ax.set_title(
+                    _wrap(titles[index], size),
+                    y=0,
+                    va="top",
+                    pad=-4,
+                    loc="center",
+                    fontsize=7.5,
+                    weight="normal",
+                )
+    return figure
+
+
+@plt.rc_context(STYLE)
+def matrix(
+    values,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    images: Sequence | None = None,
+    captions: Sequence[str] | None = None,
+    signed: bool = False,
+    limits: tuple[float, float] | None = None,
+    numbers: bool | str | None = None,
+    outline=None,
+    label: str = "",
+    bar: bool = True,
+) -> Figure:
+    """A contrastive matrix: pictures down the side, captions along the top, one cell a pair.
+
+    Args:
+        values: (N, M) array.
+        ax: where to draw; a new figure if None.
+        title: the heading.
+        images: N pictures to stand at the rows.
+        captions: M texts to stand at the columns.
+        signed: for values with a sign (gradients, differences): white is zero, red is positive.
+        limits: the values at the two ends of the colour bar; those of the matrix if None.
+        numbers: write the value into each cell: True, False, a format such as ".2f", or None for small matrices.
+        outline: (N, M) bool, cells to frame, for instance the true pairs.
+        label: what the colour bar shows.
+        bar: draw the colour bar.
+
+    Returns:
+        The figure.
+    """
+    values = np.asarray(values, dtype=float)
+    n, m = values.shape
+    if ax is None:
+        cell = min(0.56, 6.0 / max(n, m))
+        above, right = (1.75, 1.5) if captions is not None else (0.5, 0.0)
+        figure, ax = canvas(max(4.2, cell * m + 1.7 + right), max(2.4, cell * n + 0.4) + above)
+    low, high = limits or (values.min(), values.max())
+    if signed:
+        high = max(abs(low), abs(high), 1e-12)
+        low = -high
+    drawn = ax.imshow(values, cmap=SIGNED if signed else COSINES, vmin=low, vmax=high, aspect="equal")
+    ax.set_title(title)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    ax.set(xticks=[], yticks=[])
+    if max(n, m) <= 32:  # thin lines between the cells, the colour of the page
+        ax.set_xticks(np.arange(0.5, m - 1), minor=True)
+        ax.set_yticks(np.arange(0.5, n - 1), minor=True)
+        ax.grid(which="minor", color=PAPER, linewidth=1.2)
+        ax.tick_params(which="minor", length=0)
+    if captions is not None:
+        for column, text in enumerate(captions):
+            ax.text(
+                column - 0.15,
+                -0.62,
+                _wrap(text, 2.9, lines=2),
+                rotation=40,
+                ha="left",
+                va="bottom",
+                rotation_mode="anchor",
+                fontsize=8,
+                linespacing=1.05,
+            )
+        ax.set_title(title, pad=140)
+    if images is not None:
+        for row in range(n):
+            place = ax.inset_axes((-0.55 - 0.95, row - 0.45, 0.9, 0.9), transform=ax.transData)
+            place.imshow(as_picture(images[row]))
+            place.axis("off")
+    if numbers or (numbers is None and max(n, m) <= 8):
+        form = numbers if isinstance(numbers, str) else ".2f"
+        for i in range(n):
+            for j in range(m):
+                shade = (values[i, j] - low) / max(high - low, 1e-12)
+                dark = abs(shade - 0.5) > 0.3 if signed else shade < 0.6
+                ax.text(
+                    j,
+                    i,
+                    f"{values[i, j]:{form}}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=PAPER if dark else INK,
+                )
+    if outline is not None:
+        for i, j in np.argwhere(np.asarray(outline)):
+            ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.8))
+    if bar:
+        place = ax.inset_axes((1 + 0.15 / (m * 0.56), 0.0, 0.16 / (m * 0.56), 0.6))
+        colours = ax.figure.colorbar(drawn, cax=place, label=label)
+        colours.outline.set_visible(False)
+    return ax.figure
+
+
+@plt.rc_context(STYLE)
+def curve(
+    history,
+    ax: Axes | None = None,
+    *,
+    column="loss",
+    smooth: int = 10,
+    levels: dict[str, float] | None = None,
+):
+    """A number over the steps of a run: faint as it was, strong as a running mean.
+
+    Args:
+        history: the table that `vlnotes.train.train` returns.
+        ax: where to draw; a new figure if None.
+        column: which number.
+        smooth: length of the running mean, in steps.
+        levels: named horizontal lines, for instance {"chance: ln B": 4.85}.
+
+    Returns:
+        The figure.
+    """
+    if ax is None:
+        _, ax = canvas(7.5, 3.2)
+    rows = history.dropna(subset=[column])
+    line = ax.plot(rows["step"], rows[column], alpha=0.25, linewidth=1)[0]
+    ax.plot(rows["step"], rows[column].rolling(smooth, min_periods=1).mean(), color=line.get_color())
+    for name, value in (levels or {}).items():
+        ax.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        ax.text(ax.get_xlim()[1], value, name, color=FAINT, va="bottom", ha="right", fontsize=9)
+    ax.set(xlabel="step", ylabel=column)
+    return ax.figure
+
+
+@plt.rc_context(STYLE)
+def bars(
+    values: dict[str, float],
+    ax: Axes | None = None,
+    *,
+    title="",
+    unit="%",
+    marks: dict[str, float] | None = None,
+):
+    """Named amounts as horizontal bars with the number at the end, and a thin line for what to compare with.
+
+    Args:
+        values: name -> amount.
+        ax: where to draw; a new figure if None.
+        title: the heading.
+        unit: "%" multiplies shares in [0, 1] by 100; anything else is only written.
+        marks: name -> amount of chance or of the ceiling, drawn as a tick across the bar of that name.
+
+    Returns:
+        The figure.
+    """
+    if ax is None:
+        _, ax = canvas(7.0, 0.6 + 0.42 * len(values))
+    factor = 100.0 if unit == "%" else 1.0
+    names = list(values)
+    amounts = [factor * values[name] for name in names]
+    ax.barh(names, amounts, color=BLUE, height=0.62)
+    for at, (name, amount) in enumerate(zip(names, amounts, strict=True)):
+        ax.text(amount, at, f" {amount:.1f} {unit}", va="center", fontsize=9)
+        if marks and name in marks:
+            ax.plot([factor * marks[name]] * 2, [at - 0.42, at + 0.42], color=RED, linewidth=2)
+    ax.invert_yaxis()
+    ax.set_title(title)
+    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_xticks([])
+    return ax.figure
+
+
+def _wrap(text: str, inches: float, lines: int = 6) -> str:
+    """Break a text to a width; what does not fit the lines is cut with an ellipsis."""
+    from textwrap import wrap
+
+    parts = wrap(text, max(8, int(inches * 13)))
+    if len(parts) > lines:
+        parts = [*parts[: lines - 1], parts[lines - 1][:-1] + "…"]
+    return "\n".join(parts)

@@ -1,0 +1,361 @@
+"""One training loop, short enough to read in one sitting; every notebook and every command uses this one.
+
+A batch is a function of the step: `batches(step)` returns the dict that the model's `forward` takes. So the order of
+the data is no hidden state, a run that was killed goes on with exactly the batches it would have seen, and the next
+batches can be made ahead by worker threads.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device to work on: the one named, else CUDA, else Apple's MPS, else the CPU.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps", a torch.device, or None to choose.
+
+    Returns:
+        A torch.device that exists on this machine.
+
+    Raises:
+        ValueError: the named device is not there.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(device)
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False) or (device.index or 0) >= max(1, torch.cuda.device_count()):
+        have = ", ".join(name for name, ok in there.items() if ok)
+        raise ValueError(f"device {device} is not on this machine; it has: {have}")
+    return device
+
+
+def pick_precision(device: torch.device, rounds: int = 20) -> str:
+    """Whether to train in "bf16" or "fp32" here: bf16 on CUDA, measured on a CPU, fp32 elsewhere.
+
+    CPUs with matrix units for bfloat16 run convolutions more than twice as fast in it, others run them slower, so we
+    time a small convolution both ways (about 0.2 s) and want a clear win before we give up digits.
+
+    Args:
+        device: where the training will run.
+        rounds: how often each way is timed, in turns; the fastest counts, so a busy machine does not decide.
+
+    Returns:
+        "bf16" or "fp32".
+    """
+    if device.type != "cpu":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    weight = torch.ones(64, 64, 3, 3, requires_grad=True)
+    x = torch.ones(32, 64, 16, 16).to(memory_format=torch.channels_last)
+    seconds = {False: math.inf, True: math.inf}
+    for _ in range(rounds):
+        for bf16 in seconds:
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                torch.nn.functional.conv2d(x, weight, padding=1).float().sum().backward()
+            seconds[bf16] = min(seconds[bf16], time.perf_counter() - start)
+    return "bf16" if seconds[True] < 0.7 * seconds[False] else "fp32"
+
+
+def learning_rate_at(progress: float, peak: float, warmup: float = 0.1) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to zero.
+
+    Args:
+        progress: 0 (start) to 1 (end).
+        peak: the largest learning rate.
+        warmup: share of the run that is spent warming up.
+
+    Returns:
+        The learning rate at that point of the run.
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+def epoch_indices(step: int, count: int, batch_size: int, seed: int = 0) -> Tensor:
+    """Which samples step `step` sees, when every epoch is a fresh shuffle and its ragged end is dropped.
+
+    Args:
+        step: number of the training step, from 0.
+        count: number of samples; at least `batch_size`.
+        batch_size: B.
+        seed: of the shuffles.
+
+    Returns:
+        (B,) int64 indices, a pure function of the arguments.
+
+    Raises:
+        ValueError: fewer samples than one batch holds.
+    """
+    if count < batch_size:
+        raise ValueError(f"{count} samples do not fill one batch of {batch_size}; ask for a smaller batch_size")
+    per_epoch = count // batch_size
+    epoch, at = divmod(step, per_epoch)
+    shuffle = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return shuffle[at * batch_size : (at + 1) * batch_size]
+
+
+def pair_batches(images: Tensor, tokens: dict[str, Tensor], owner: Tensor, batch_size: int = 128, seed: int = 0):
+    """Batches of pictures with one random caption each, from tensors in memory.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        tokens: input_ids and attention_mask, each (M, L), of all captions.
+        owner: (M,) int64, the picture that each caption belongs to; every picture has at least one.
+        batch_size: B.
+        seed: of the shuffles and of the choice among a picture's captions.
+
+    Returns:
+        A function step -> dict(image (B, 3, H, W), input_ids (B, L'), attention_mask (B, L'), ids (B,)), with L'
+        the length of the longest caption in the batch.
+
+    Raises:
+        ValueError: a picture without a caption, or shapes that do not fit.
+    """
+    if tokens["input_ids"].shape[0] != owner.shape[0]:
+        raise ValueError(f"{tokens['input_ids'].shape[0]} tokenised captions but {owner.shape[0]} owners")
+    order = torch.argsort(owner, stable=True)
+    counts = torch.bincount(owner, minlength=len(images))
+    if len(counts) != len(images) or counts.min() == 0:
+        lonely = (counts[: len(images)] == 0).nonzero().flatten()[:5].tolist()
+        raise ValueError(f"every one of the {len(images)} pictures needs a caption; without one: {lonely}")
+    first = counts.cumsum(0) - counts
+
+    def batch_at(step: int) -> Batch:
+        ids = epoch_indices(step, len(images), batch_size, seed)
+        dice = torch.Generator().manual_seed(seed * 7_368_787 + step)
+        which = (torch.rand(batch_size, generator=dice) * counts[ids]).long()
+        caption = order[first[ids] + which]  # (B,)
+        return trim_padding({"image": images[ids], "ids": ids, **{name: t[caption] for name, t in tokens.items()}})
+
+    return batch_at
+
+
+def trim_padding(batch: Batch) -> Batch:
+    """Cut the padding that all captions of a batch share: it costs time and says nothing.
+
+    Args:
+        batch: with input_ids (B, L) and attention_mask (B, L), padded at the end.
+
+    Returns:
+        The batch with both cut to the longest caption, (B, L').
+    """
+    longest = int(batch["attention_mask"].sum(1).max())
+    return batch | {name: batch[name][:, :longest] for name in ("input_ids", "attention_mask")}
+
+
+def _ahead(batches: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
+    """The batches of `steps` in order; `workers` threads make the next ones while the model is busy."""
+    if workers == 0:
+        yield from map(batches, steps)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(batches, step) for step in steps[: 2 * workers]]
+        for step in steps:
+            batch = waiting.pop(0).result()
+            if step + 2 * workers < steps.stop:
+                waiting.append(pool.submit(batches, step + 2 * workers))
+            yield batch
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Batch],
+    *,
+    steps: int | None = None,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    clip_gradient: float | None = 1.0,
+    minutes: float | None = None,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    workers: int = 0,
+    progress: bool = True,
+):
+    """Train with AdamW, a warm-up and a cosine; show it, save it, and go on after a kill as if nothing had been.
+
+    Args:
+        model: `model(batch)` returns a dict of scalar losses with the total under "loss".
+        batches: step -> batch (see `pair_batches`).
+        steps: how many steps the whole run has; None for as many as fit the `minutes`.
+        learning_rate: of AdamW, at its peak.
+        weight_decay: of AdamW, on weight matrices; biases, norms and temperatures are left alone.
+        warmup: share of the run that warms up.
+        clip_gradient: largest norm of the gradient, or None.
+        minutes: a time budget; the learning rate then falls with the time, and the run ends in time.
+        device: see `pick_device`.
+        precision: "bf16", "fp32" or None to choose (see `pick_precision`).
+        seed: of whatever the model draws (dropout, hard negatives).
+        checkpoint: a .safetensors file, written every `checkpoint_seconds` and at the end; a run that finds it goes on
+            from there, and ends with the same numbers as one that was never stopped.
+        evaluate: called with the model in eval mode every `evaluate_every` steps and at the end; its numbers join the
+            history.
+        workers: threads that make batches ahead; 0 for data in memory.
+        progress: show a bar.
+
+    Returns:
+        A pandas DataFrame, one row a step: step, the losses, learning_rate, seconds; `history.attrs` holds the device,
+        the precision and the seed. The model is trained in place and ends in eval mode.
+
+    Raises:
+        ValueError: a loss that is not finite (with the step), a model without "loss", a checkpoint of another run.
+    """
+    import pandas as pd
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from tqdm import tqdm
+
+    if steps is None and minutes is None:
+        raise ValueError("say how long to train: steps, minutes, or both")
+    if (steps is not None and steps < 1) or (minutes is not None and not minutes > 0):
+        raise ValueError(f"steps must be at least 1 and minutes positive, not {steps} and {minutes}")
+    device = pick_device(device)
+    precision = precision or pick_precision(device)
+    if precision not in ("bf16", "fp32"):
+        raise ValueError(f"precision must be 'bf16' or 'fp32', not {precision!r}")
+    AcceleratorState._reset_state(reset_partial_state=True)  # a notebook trains more than once
+    accelerator = Accelerator(mixed_precision={"bf16": "bf16", "fp32": "no"}[precision], cpu=device.type == "cpu")
+    device = accelerator.device
+
+    model.to(device)
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    spared = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    run = {"steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
+    history, start, before = [], 0, 0.0
+    with torch.random.fork_rng():  # the caller's random state is left as it was
+        torch.manual_seed(seed)
+        if checkpoint is not None and Path(checkpoint).exists():
+            start, history, before = _load_checkpoint(Path(checkpoint), model, optimizer, run)
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        main = accelerator.is_main_process
+
+        began = last_saved = time.perf_counter()
+        bar = tqdm(
+            total=steps,
+            initial=start,
+            disable=not (progress and main),
+            file=sys.stdout,
+            ncols=100,
+            mininterval=0.5,
+            unit="step",
+        )
+        model.train()
+        for step, batch in enumerate(_ahead(batches, range(start, steps or 10**9), workers), start=start):
+            elapsed = before + time.perf_counter() - began
+            share = max(step / steps if steps else 0.0, elapsed / (60 * minutes) if minutes else 0.0)
+            if share >= 1:
+                break
+            rate = learning_rate_at(share, learning_rate, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            with accelerator.autocast():
+                losses = wrapped(batch)
+            if "loss" not in losses:
+                raise ValueError(f"the model's forward must return a dict with 'loss'; it has {sorted(losses)}")
+            accelerator.backward(losses["loss"])
+            if clip_gradient is not None:
+                accelerator.clip_grad_norm_(model.parameters(), clip_gradient)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            row = {"step": step, **{name: float(value.detach()) for name, value in losses.items()}}
+            if not math.isfinite(row["loss"]):
+                raise ValueError(f"the loss became {row['loss']} at step {step}: {row}; try a smaller learning_rate")
+            row |= {"learning_rate": rate, "seconds": before + time.perf_counter() - began}
+            if evaluate is not None and evaluate_every and (step + 1) % evaluate_every == 0 and step + 1 != steps:
+                row |= _evaluated(model, evaluate)
+            history.append(row)
+            bar.update()
+            spent = "" if steps else f", {share:.0%} of {minutes:g} min"
+            bar.set_postfix_str(f"loss {row['loss']:.3f}{spent}", refresh=False)
+            if checkpoint is not None and main and time.perf_counter() - last_saved > checkpoint_seconds:
+                _save_checkpoint(Path(checkpoint), model, optimizer, history, run, row["seconds"])
+                last_saved = time.perf_counter()
+    bar.close()
+    if evaluate is not None and history:
+        history[-1] |= _evaluated(model, evaluate)
+    if checkpoint is not None and main and history:
+        _save_checkpoint(Path(checkpoint), model, optimizer, history, run, history[-1]["seconds"])
+    model.eval()
+    table = pd.DataFrame(history)
+    table.attrs.update(run, device=device.type, precision=precision, threads=torch.get_num_threads())
+    return table
+
+
+def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad():
+        numbers = evaluate(model)
+    model.train()
+    return numbers
+
+
+def _save_checkpoint(path: Path, model, optimizer, history: list[dict], run: dict, seconds: float) -> None:
+    """One safetensors file with the weights, AdamW's moments and the random state; whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    meta = {"run": json.dumps(run), "history": json.dumps(history), "seconds": str(seconds)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    save_file(tensors, unfinished, metadata=meta)
+    os.replace(unfinished, path)
+
+
+def _load_checkpoint(path: Path, model, optimizer, run: dict) -> tuple[int, list[dict], float]:
+    """Put everything back; returns the next step, the history so far and the seconds spent."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        meta = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    theirs = json.loads(meta["run"])
+    if theirs != run:
+        differ = {k: (theirs.get(k), run.get(k)) for k in run if theirs.get(k) != run.get(k)}
+        raise ValueError(f"{path} belongs to another run; (there, here): {differ}. Name another file or delete it.")
+    weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+    model.load_state_dict(weights)
+    state: dict[int, dict] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    history = json.loads(meta["history"])
+    return history[-1]["step"] + 1, history, float(meta["seconds"])

@@ -1,0 +1,56 @@
+"""The picture world: scenes, their pictures, their captions, and everything that is true of them.
+
+`World` gives scenes; `draw`, `captions`, `holds`, `truth`, `boxes` and `masks` say what follows from a scene.
+"""
+
+from vlnotes.world.captions import KINDS, Caption, Span, captions, prompts
+from vlnotes.world.domains import COLOURS, CONCEPTS, DOMAINS, RELATIONS, SHAPES, SIZES, TEXTURES
+from vlnotes.world.drawing import boxes, boxes_of, draw, masks
+from vlnotes.world.edits import EDITS, edits, hard_gallery
+from vlnotes.world.export import COUNTS, SAMPLE, cache_folder, ceilings, contact_sheet, export, make
+from vlnotes.world.pairs import Pairs, pairs
+from vlnotes.world.predicates import describe, holds, truth
+from vlnotes.world.scenes import HELD_OUT, SPLITS, VERSION, Scene, Thing, from_json, to_json
+from vlnotes.world.world import World
+
+__all__ = [
+    "COLOURS",
+    "COUNTS",
+    "CONCEPTS",
+    "DOMAINS",
+    "EDITS",
+    "HELD_OUT",
+    "KINDS",
+    "RELATIONS",
+    "SAMPLE",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "TEXTURES",
+    "VERSION",
+    "Caption",
+    "Pairs",
+    "Scene",
+    "Span",
+    "Thing",
+    "World",
+    "boxes",
+    "boxes_of",
+    "cache_folder",
+    "captions",
+    "ceilings",
+    "contact_sheet",
+    "describe",
+    "draw",
+    "edits",
+    "export",
+    "from_json",
+    "hard_gallery",
+    "holds",
+    "make",
+    "masks",
+    "pairs",
+    "prompts",
+    "to_json",
+    "truth",
+]
