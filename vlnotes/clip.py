@@ -62,7 +62,7 @@ class CLIP(nn.Module):
             raise ValueError(f"image tower must be one of {sorted(towers)}, not {image!r}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = cls(towers[image](), TextTower(vocab_size), dim=dim)
+            model = cls(towers[image](), TextTower(vocab_size, layers=1), dim=dim)
         model.built = {"vocab_size": vocab_size, "image": image, "dim": dim}
         return model
 

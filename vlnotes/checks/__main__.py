@@ -1,7 +1,7 @@
 """`python -m vlnotes.checks`: write what is generated from the stored notebooks; with `--check`, only look.
 
-Writes `data/graduation.md`, and brings every number quoted from the records in README.md and the notebooks up
-to date.
+Writes `data/graduation.md`, and brings the tables of the course and every number quoted from the records in
+README.md and the notebooks up to date.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from vlnotes import records
+from vlnotes.checks.course import rewrite_table
 from vlnotes.checks.graduation import complaints, marks, table, taught_functions
 
 
@@ -28,7 +29,8 @@ def generated(course: Path) -> dict[Path, str]:
     notebooks = course / "notebooks"
     files = {course / "data" / "graduation.md": table(taught_functions(), marks(notebooks))}
     for path in [course / "README.md"] if (course / "README.md").exists() else []:
-        files[path] = records.rewrite_quotes(path.read_text(encoding="utf-8"))
+        text = records.rewrite_quotes(path.read_text(encoding="utf-8"))
+        files[path] = rewrite_table(text, notebooks, "notebooks/")
     for path in sorted(notebooks.glob("*.ipynb")):
         files[path] = _notebook(path)
     return files
@@ -76,7 +78,9 @@ def _notebook(path: Path) -> str:
     notebook, changed = json.loads(text), False
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        fresh = records.rewrite_quotes(source) if cell["cell_type"] == "markdown" else source
+        fresh = source
+        if cell["cell_type"] == "markdown":
+            fresh = rewrite_table(records.rewrite_quotes(source), path.parent)
         if fresh != source:
             cell["source"], changed = fresh.splitlines(keepends=True), True
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" if changed else text

@@ -1,0 +1,156 @@
+"""From a folder of pictures to a scored model; the command line; the environment check."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from vlnotes.__main__ import main
+from vlnotes.clip import CLIP
+from vlnotes.environment import check
+from vlnotes.experiment import scores_table, train_on
+from vlnotes.text import load_tokenizer
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (40, 70, 210), "yellow": (230, 210, 50)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """40 plain pictures in four colours, two captions each, as a CSV without splits."""
+    lines = ["image,caption"]
+    for i in range(40):
+        name = list(COLOURS)[i % 4]
+        Image.new("RGB", (40 + i, 40), COLOURS[name]).save(tmp_path / f"{i}.png")
+        lines += [f"{i}.png,a {name} square", f"{i}.png,number {i % 4} in {name}"]
+    (tmp_path / "captions.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+OPTIONS = dict(steps=30, minutes=None, size=32, batch_size=16, device="cpu", progress=False)
+
+
+def test_it_learns_and_leaves_everything_behind(folder, tmp_path):
+    out = tmp_path / "run"
+    record = train_on(folder, out, **OPTIONS)
+    assert record == json.loads((out / "record.json").read_text())
+    assert record["data"]["train"] == 32 and record["data"]["test"] == 8
+    assert record["steps"] == 30
+    assert not list(out.glob("*.part")) and not (out / "unfinished.safetensors").exists()
+    scores = record["scores"]
+    assert scores["by picture"]["t2i@10"] == 1.0 and scores["  chance"]["t2i@1"] == pytest.approx(1 / 8)
+    # any model that sees colour beats chance, and so does counting colours
+    assert scores["by picture"]["t2i@1"] > 0.15 and scores["  colour histograms"]["t2i@1"] > 0.15
+    assert "by picture" in scores_table(scores) and "%" in scores_table(scores)
+    model, tokenizer = CLIP.load(out), load_tokenizer(out / "tokenizer")
+    words = tokenizer(["a red square"], return_tensors="pt")
+    assert model.text_features(words["input_ids"], words["attention_mask"]).shape == (1, 128)
+
+
+def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys):
+    whole = train_on(folder, tmp_path / "a", **OPTIONS)
+    from vlnotes import experiment
+
+    real = experiment.batches_of
+
+    def killed(*given):
+        inner = real(*given)
+
+        def batch_at(step):
+            if step == 20:
+                raise KeyboardInterrupt
+            return inner(step)
+
+        return batch_at
+
+    real_train = experiment.train
+    monkeypatch.setattr(experiment, "train", lambda *a, **k: real_train(*a, **{**k, "checkpoint_seconds": 0}))
+    monkeypatch.setattr(experiment, "batches_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(folder, tmp_path / "b", **OPTIONS)
+    assert (tmp_path / "b" / "unfinished.safetensors").exists()
+    monkeypatch.setattr(experiment, "batches_of", real)
+    again = train_on(folder, tmp_path / "b", **{**OPTIONS, "progress": True})
+    assert "going on with the unfinished run" in capsys.readouterr().out
+    assert again["scores"] == whole["scores"]
+
+
+def test_from_disk_and_from_memory_are_the_same(folder, tmp_path, monkeypatch):
+    a = train_on(folder, tmp_path / "a", **OPTIONS)
+    monkeypatch.setattr("vlnotes.experiment.IN_MEMORY", 0)
+    b = train_on(folder, tmp_path / "b", **OPTIONS)
+    assert a["scores"] == b["scores"]
+
+
+def test_bad_pictures_stop_it_by_name_or_are_listed(folder, tmp_path):
+    (folder / "7.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="7.png"):
+        train_on(folder, tmp_path / "a", **OPTIONS)
+    record = train_on(folder, tmp_path / "b", skip_bad=True, **{**OPTIONS, "steps": 2})
+    assert len(record["skipped"]) == 1 and "7.png" in str(record["skipped"][0])
+    assert record["data"]["train"] + record["data"]["test"] == 39
+
+
+def test_concepts_are_kept_apart_and_scored(tmp_path):
+    rows = []
+    for i in range(30):
+        name = list(COLOURS)[i % 4]
+        Image.new("RGB", (32, 32), COLOURS[name]).save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "caption": f"a {name} square", "concept": f"c{i // 3}"})
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    record = train_on(tmp_path / "captions.json", tmp_path / "run", **{**OPTIONS, "steps": 3})
+    assert "by concept" in record["scores"]
+    assert record["scores"]["  chance "]["i2t@1"] > record["scores"]["  chance"]["i2t@1"]
+    assert record["data"]["test"] == 6  # two whole concepts of three pictures
+
+
+def test_the_command_line(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["train", "clip", "--data", str(folder), "--out", str(out), "--steps", "2", "--size", "32"]
+    assert main([*words, "--batch-size", "8", "--device", "cpu"]) == 0
+    assert "colour histograms" in capsys.readouterr().out and (out / "record.json").is_file()
+    assert main(["train", "clip", "--data", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert main([*words, "--device", "cuda:99"]) == 1
+    assert "not on this machine" in capsys.readouterr().err
+    counts = ["--train", "6", "--val", "2", "--test", "2"]
+    assert main(["world", "export", "--out", str(tmp_path / "world"), *counts]) == 0
+    assert len(list((tmp_path / "world").rglob("*.png"))) == 10
+    with pytest.raises(SystemExit):
+        main(["dance"])
+
+
+def test_check_has_one_line_a_requirement():
+    lines = check(speed=False)
+    names = [line.name for line in lines]
+    assert {"python", "vlnotes", "torch", "device", "threads", "memory", "data", "cache"} <= set(names)
+    assert all(str(line).startswith(f"[{line.status}]") and line.status in ("OK", "FAIL", "--") for line in lines)
+    assert [line.text for line in lines if line.name == "torch"] == [torch.__version__.split("+")[0]]
+
+
+def test_check_fails_on_what_is_too_old(monkeypatch):
+    from importlib import metadata
+
+    from vlnotes import environment
+
+    monkeypatch.setattr(
+        environment.metadata, "version", lambda name: "0.0.1" if name == "torch" else metadata.PathDistribution
+    )
+    monkeypatch.setattr(environment.metadata, "requires", lambda name: ["torch>=2.8"])
+    torch_line = next(line for line in environment._packages() if line.name == "torch")
+    assert torch_line.status == "FAIL" and "expected >=2.8" in torch_line.text
+
+
+def test_the_module_runs():
+    run = subprocess.run([sys.executable, "-m", "vlnotes", "check", "--fast"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("[OK]") > 15
+
+
+def test_real_pictures_open_and_train(realdata, tmp_path):
+    record = train_on(realdata / "coco_cc_mini", tmp_path / "run", **{**OPTIONS, "steps": 4})
+    assert record["data"]["layout"] == "karpathy"
+    assert (record["data"]["train"], record["data"]["test"]) == (66, 21)
+    assert record["scores"]["gallery"] == {"pictures": 21, "captions": 105}
