@@ -14,8 +14,8 @@ PACKAGE = ROOT / "vlnotes"
 
 # A file imports only from floors below its own (ground first); papers may build on the papers named here.
 FLOORS = [
-    {"validate"},
-    {"world", "transport", "contrastive", "momentum", "text", "records", "_caption_files"},
+    {"validate", "_tiled", "_caption_files", "_caption_readers", "_caption_checks"},
+    {"world", "transport", "contrastive", "momentum", "text", "records"},
     {"datasets", "encoders", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "codis", "psd", "xclip", "modx"},
     {"train", "plots", "explorer"},
@@ -64,8 +64,7 @@ def test_a_file_imports_only_from_floors_below(file):
         if there == here or there.startswith("__version"):
             continue
         allowed = floor_of(there) < floor_of(here) or (here, there) in BUILDS_ON
-        # helpers with an underscore belong to the file that uses them
-        allowed = allowed or there.startswith("_")
+        allowed = allowed or (here.startswith("_") and there.startswith("_"))  # the private parts of one file
         assert allowed, f"vlnotes/{file.relative_to(PACKAGE)} imports vlnotes.{there}, which is not on a lower floor"
 
 
@@ -116,7 +115,7 @@ def test_conda_gets_the_same_environment():
     assert install == [f"-e .[{extras}]"]
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
     # everything else comes through pyproject.toml: no second list of packages that could drift
-    assert set(listed) == {"conda-forge", f"python{project['requires-python']}", "pip", "pip:", *install} - {"pip:"}
+    assert set(listed) == {"conda-forge", f"python{project['requires-python']}", "pip", "pip:", *install}
 
 
 def test_the_pinned_versions_lie_in_the_ranges():
@@ -159,6 +158,8 @@ def test_nothing_large_and_no_machine_paths_in_the_tree():
         if not file.is_file():
             continue
         assert file.stat().st_size < 4 * 2**20, f"{name} is over 4 MB"
+        if name.startswith("tests/test_"):  # tests of this very rule need examples
+            continue
         if file.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".json", ".txt", ".cff", ".sh", ""}:
             text = file.read_text(encoding="utf-8", errors="ignore")
             found = re.search(r"(?<![\w.])/(home|Users|work|root|opt)/\w+", text)

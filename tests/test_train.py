@@ -172,5 +172,10 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert learning_rate_at(1.0, 1.0, 0.1) < 1e-12
 
 
-def test_precision_is_one_of_two():
-    assert pick_precision(torch.device("cpu")) in ("bf16", "fp32")
+def test_a_cpu_trains_in_float32_unless_asked(monkeypatch):
+    assert pick_precision(torch.device("cpu")) == "fp32"
+    assert pick_precision(torch.device("cpu"), measure=True) in ("bf16", "fp32")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert pick_precision(torch.device("cuda")) == "bf16"
+    history = train(Line(), line_batches, steps=2, **{**OPTIONS, "precision": "bf16"})
+    assert history.attrs["precision"] == "bf16"

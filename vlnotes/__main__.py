@@ -1,4 +1,4 @@
-"""The command line: python -m vlnotes check | world | train."""
+"""The command line: python -m vlnotes check | world | train | claims."""
 
 import argparse
 import sys
@@ -47,9 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--skip-bad", action="store_true", help="go on without bad entries, count and list them")
     train.add_argument("--no-resume", action="store_true", help="start again even if an unfinished run is there")
 
+    claims = commands.add_parser("claims", help="runs over several seeds, with and without one trick")
+    claims.add_argument("action", choices=["list", "run", "table"])
+    claims.add_argument("--minutes", type=float, help="start no run after so many minutes")
+
     given = parser.parse_args(arguments)
     try:
-        return {"check": _check, "world": _world, "train": _train}[given.command](given)
+        return {"check": _check, "world": _world, "train": _train, "claims": _claims}[given.command](given)
     except (ValueError, TypeError, OSError) as error:
         print(f"vlnotes {given.command}: {error}", file=sys.stderr)
         return 1
@@ -94,6 +98,12 @@ def _train(given) -> int:
         resume=not given.no_resume,
     )
     return 0
+
+
+def _claims(given) -> int:
+    from vlnotes import claims
+
+    return claims.main(given.action, given.minutes)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ def _device() -> Line:
 
     device = pick_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return Line("OK", "device", f"{device.type} ({name}), trains in {pick_precision(device)}")
+    quick = pick_precision(device, measure=True)
+    text = f"{device.type} ({name}), trains in {pick_precision(device)}"
+    return Line("OK", "device", text + ("; bf16 would be quicker while nothing else runs" if quick not in text else ""))
 
 
 def _threads() -> Line:

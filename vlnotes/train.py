@@ -44,25 +44,28 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def pick_precision(device: torch.device, rounds: int = 20) -> str:
-    """Whether to train in "bf16" or "fp32" here: bf16 on CUDA, measured on a CPU, fp32 elsewhere.
+def pick_precision(device: torch.device, measure: bool = False) -> str:
+    """Whether to train in "bf16" or "fp32" here: bf16 on CUDA, fp32 elsewhere.
 
-    CPUs with matrix units for bfloat16 run convolutions more than twice as fast in it, others run them slower, so we
-    time a small convolution both ways (about 0.2 s) and want a clear win before we give up digits.
+    CPUs with matrix units for bfloat16 run convolutions two to three times as fast in it. But beside another busy
+    program the same convolutions can become thirty times slower, since their threads wait for each other by spinning.
+    So on a CPU bf16 is something to ask for, after measuring on a quiet machine.
 
     Args:
         device: where the training will run.
-        rounds: how often each way is timed, in turns; the fastest counts, so a busy machine does not decide.
+        measure: on a CPU, time a small convolution both ways (about 0.1 s), and say bf16 where it wins clearly.
 
     Returns:
         "bf16" or "fp32".
     """
-    if device.type != "cpu":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cpu" or not measure:
+        return "fp32"
     weight = torch.ones(64, 64, 3, 3, requires_grad=True)
     x = torch.ones(32, 64, 16, 16).to(memory_format=torch.channels_last)
     seconds = {False: math.inf, True: math.inf}
-    for _ in range(rounds):
+    for _ in range(10):
         for bf16 in seconds:
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -205,7 +208,7 @@ def train(
         clip_gradient: largest norm of the gradient, or None.
         minutes: a time budget; the learning rate then falls with the time, and the run ends in time.
         device: see `pick_device`.
-        precision: "bf16", "fp32" or None to choose (see `pick_precision`).
+        precision: "bf16", "fp32" or None for what `pick_precision` says.
         seed: of whatever the model draws (dropout, hard negatives).
         checkpoint: a .safetensors file, written every `checkpoint_seconds` and at the end; a run that finds it goes on
             from there, and ends with the same numbers as one that was never stopped.
