@@ -324,23 +324,38 @@ def tidy(notebook: dict) -> None:
     for cell in notebook["cells"]:
         cell["metadata"].pop("execution", None)
         if cell["cell_type"] == "code":
-            kept = [_without_widget(output) for output in cell["outputs"]]
+            kept = [_without_widget(output) for output in _joined(cell["outputs"])]
             cell["outputs"] = [output for output in kept if output is not None]
 
 
+def _joined(outputs: list[dict]) -> list[dict]:
+    """Outputs in order, with what one stream wrote in several pieces put together."""
+    joined: list[dict] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.get("output_type") == "stream" and output.get("name") == last.get("name"):
+            last["text"] = "".join(last["text"]) + "".join(output["text"])
+        else:
+            joined.append(output)
+    return joined
+
+
 def _without_widget(output: dict) -> dict | None:
+    def changed(**fields) -> dict:
+        return type(output)({**output, **fields})  # a plain dictionary or nbformat's own kind
+
     if output.get("name") == "stderr":
         left = [
             line for line in re.split(r"[\r\n]+", "".join(output["text"])) if line.strip() and not PROGRESS.search(line)
         ]
-        return {**output, "text": "\n".join(left) + "\n"} if left else None
+        return changed(text="\n".join(left) + "\n") if left else None
     if output.get("name") == "stdout":  # a bar draws itself anew after each carriage return: keep how it ended
         lines = "".join(output["text"]).split("\n")
-        return {**output, "text": "\n".join(line.rstrip("\r").split("\r")[-1] for line in lines)}
+        return changed(text="\n".join(line.rstrip("\r").split("\r")[-1] for line in lines))
     data = output.get("data", {})
     if WIDGET not in data:
         return output
     if PROGRESS.search("".join(data.get("text/plain", ""))):
         return None
     kept = {kind: value for kind, value in data.items() if kind != WIDGET}
-    return {**output, "data": kept} if kept else None
+    return changed(data=kept) if kept else None

@@ -1,11 +1,10 @@
 """Figures: they show what they are given, carry their alt text, and refuse an empty one."""
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-import matplotlib
 
 matplotlib.use("Agg")
 

@@ -77,9 +77,7 @@ def run_arm(settings: dict, seed: int, progress: bool = False) -> dict[str, floa
     paper = world.World(settings["domain"], seed=0)
     data = world.pairs(paper.scenes(settings["pictures"]), (settings["captions"],))
     tokenizer = train_tokenizer(data.texts)
-    batches = pair_batches(
-        data.images, encode(tokenizer, data.texts), data.text_to_image, settings["batch_size"], seed
-    )
+    batches = pair_batches(data.images, encode(tokenizer, data.texts), data.text_to_image, settings["batch_size"], seed)
     model = CLIP.tiny(len(tokenizer), seed=seed)
     arm = Arm(model, settings.get("temperature"), settings.get("rows_only", False))
     history = train(arm, batches, steps=settings["steps"], seed=seed, progress=progress)

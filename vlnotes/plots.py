@@ -164,8 +164,10 @@ def matrix(
     n, m = values.shape
     if ax is None:
         cell = min(0.56, 6.0 / max(n, m))
-        above, right = (1.75, 1.5) if captions is not None else (0.5, 0.0)
-        figure, ax = canvas(max(4.2, cell * m + 1.7 + right), max(2.4, cell * n + 0.4) + above)
+        above, right = (
+            (_slant(captions, 0.643) + 0.5, _slant(captions, 0.766) - 0.4) if captions is not None else (0.5, 0)
+        )
+        figure, ax = canvas(max(3.6, cell * m + 1.7 + max(0, right)), max(2.4, cell * n + 0.4) + above)
     low, high = limits or (values.min(), values.max())
     if signed:
         high = max(abs(low), abs(high), 1e-12)
@@ -175,7 +177,7 @@ def matrix(
     for side in ax.spines.values():
         side.set_visible(False)
     ax.set(xticks=[], yticks=[])
-    if max(n, m) <= 32:  # thin lines between the cells, the colour of the page
+    if max(n, m) <= 12:  # thin lines between the cells, the colour of the page
         ax.set_xticks(np.arange(0.5, m - 1), minor=True)
         ax.set_yticks(np.arange(0.5, n - 1), minor=True)
         ax.grid(which="minor", color=PAPER, linewidth=1.2)
@@ -193,7 +195,7 @@ def matrix(
                 fontsize=8,
                 linespacing=1.05,
             )
-        ax.set_title(title, pad=140)
+        ax.set_title(title, pad=72 * _slant(captions, 0.643) + 14)
     if images is not None:
         for row in range(n):
             place = ax.inset_axes((-0.55 - 0.95, row - 0.45, 0.9, 0.9), transform=ax.transData)
@@ -289,11 +291,18 @@ def bars(
         if marks and name in marks:
             ax.plot([factor * marks[name]] * 2, [at - 0.42, at + 0.42], color=RED, linewidth=2)
     ax.invert_yaxis()
+    ax.set_xlim(0, 1.2 * max([*amounts, *(factor * mark for mark in (marks or {}).values())]) or 1)  # room for the text
     ax.set_title(title)
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(length=0)
     ax.set_xticks([])
     return ax.figure
+
+
+def _slant(captions: Sequence[str], share: float) -> float:
+    """Inches that the longest slanted caption takes, upwards (share = sin 40) or to the right (share = cos 40)."""
+    longest = max(len(line) for text in captions for line in _wrap(text, 2.9, lines=2).splitlines())
+    return share * 0.062 * longest
 
 
 def _wrap(text: str, inches: float, lines: int = 6) -> str:

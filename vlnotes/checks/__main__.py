@@ -1,6 +1,6 @@
 """`python -m vlnotes.checks`: write what is generated from the stored notebooks; with `--check`, only look.
 
-Writes `data/graduation.md`, and brings the tables of the course and every number quoted from the records in
+Writes `data/graduation.md` and the README's picture, and brings the tables of the course and every number quoted from the records in
 README.md and the notebooks up to date.
 """
 
@@ -10,18 +10,21 @@ import sys
 from pathlib import Path
 
 from vlnotes import records
-from vlnotes.checks.course import rewrite_table
+from vlnotes.checks.course import rewrite_table, stored_pictures
 from vlnotes.checks.graduation import complaints, marks, table, taught_functions
 
 
-def generated(course: Path) -> dict[Path, str]:
-    """Every file that is made from the stored notebooks and records, as it should read now.
+README_PICTURE = ("00_start_here.ipynb", "after")  # notebook and cell that draw the README's matrix
+
+
+def generated(course: Path) -> dict[Path, bytes]:
+    """Every file that is made from the stored notebooks and records, as it should be now.
 
     Args:
         course: the folder that holds `notebooks/`, `data/` and `README.md`.
 
     Returns:
-        Path -> text.
+        Path -> content.
 
     Raises:
         ValueError: a quote names a record that does not exist.
@@ -33,7 +36,10 @@ def generated(course: Path) -> dict[Path, str]:
         files[path] = rewrite_table(text, notebooks, "notebooks/")
     for path in sorted(notebooks.glob("*.ipynb")):
         files[path] = _notebook(path)
-    return files
+    pictures = stored_pictures(notebooks / README_PICTURE[0], README_PICTURE[1])
+    return {path: text.encode() for path, text in files.items()} | {
+        course / "data" / "readme_matrix.png": picture for picture in pictures[:1]
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,13 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(error)
         return 1
     stale = 0
-    for path, text in files.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+    for path, content in files.items():
+        if not path.exists() or path.read_bytes() != content:
             stale += 1
             print(f"{'out of date' if options.check else 'written'}: {path.relative_to(options.course)}")
             if not options.check:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                path.write_bytes(content)
     notebooks = options.course / "notebooks"
     wrong = complaints(taught_functions(), marks(notebooks), [path.stem for path in notebooks.glob("*.ipynb")])
     for sentence in wrong:

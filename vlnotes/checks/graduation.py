@@ -399,7 +399,7 @@ def _tensors(who: str, result: Any) -> list[torch.Tensor]:
     if result is None:
         return []
     try:
-        return [torch.as_tensor(result).double()]
+        return [torch.as_tensor(result, dtype=torch.float64)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{who} returns {type(result).__name__}, which cannot be compared as numbers") from error
 
@@ -412,8 +412,8 @@ def _error(got: torch.Tensor, right: torch.Tensor) -> float:
 
 def _display(payload: dict, compared: list[str]) -> None:
     slope = payload["gradient_error"]
-    text = f"graduated: {payload['function']} = {' = '.join(compared)} on {payload['trials']} random inputs; "
-    text += f"largest error in value {payload['value_error']:.0e}"
+    text = f"graduated: {payload['function']} = {' = '.join(compared)}\n"
+    text += f"on {payload['trials']} random inputs; largest error in value {payload['value_error']:.0e}"
     text += ", no gradient" if slope is None else f", in gradient {slope:.0e}"
     try:
         from IPython import get_ipython
