@@ -40,9 +40,9 @@ def test_it_learns_and_leaves_everything_behind(folder, tmp_path):
     assert record["steps"] == 30
     assert not list(out.glob("*.part")) and not (out / "unfinished.safetensors").exists()
     scores = record["scores"]
-    assert scores["by picture"]["t2i@10"] == 1.0 and scores["  chance"]["t2i@1"] == pytest.approx(1 / 8)
+    assert scores["by picture"]["t2i@10"] == 1.0 and scores["by picture, chance"]["t2i@1"] == pytest.approx(1 / 8)
     # any model that sees colour beats chance, and so does counting colours
-    assert scores["by picture"]["t2i@1"] > 0.15 and scores["  colour histograms"]["t2i@1"] > 0.15
+    assert scores["by picture"]["t2i@1"] > 0.15 and scores["by picture, colours"]["t2i@1"] > 0.15
     assert "by picture" in scores_table(scores) and "%" in scores_table(scores)
     model, tokenizer = CLIP.load(out), load_tokenizer(out / "tokenizer")
     words = tokenizer(["a red square"], return_tensors="pt")
@@ -102,7 +102,7 @@ def test_concepts_are_kept_apart_and_scored(tmp_path):
     (tmp_path / "captions.json").write_text(json.dumps(rows))
     record = train_on(tmp_path / "captions.json", tmp_path / "run", **{**OPTIONS, "steps": 3})
     assert "by concept" in record["scores"]
-    assert record["scores"]["  chance "]["i2t@1"] > record["scores"]["  chance"]["i2t@1"]
+    assert record["scores"]["by concept, chance"]["i2t@1"] > record["scores"]["by picture, chance"]["i2t@1"]
     assert record["data"]["test"] == 6  # two whole concepts of three pictures
 
 

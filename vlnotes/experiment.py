@@ -153,6 +153,7 @@ def scores_table(scores: dict) -> str:
     lines = [" " * 24 + "".join(f"{c:>9}" for c in columns)]
     for name, row in scores.items():
         if name != "gallery":
+            name = {"colours": "  colour histograms", "chance": "  chance"}.get(name.partition(", ")[2], name)
             lines.append(f"{name:<24}" + "".join(f"{100 * row[c]:8.1f}%" for c in columns))
     return "\n".join(lines)
 
@@ -215,13 +216,13 @@ def _scores(model, tokenizer, fit, test, fit_images, size: int, length: int) -> 
     baseline_images, baseline_texts = metrics.histogram_baseline(
         fit_images, fit_targets.captions, fit_targets.text_to_image, images, targets.captions
     )
-    scores["  colour histograms"] = metrics.recall_from_features(baseline_images, baseline_texts, owner, ks=KS)
+    scores["by picture, colours"] = metrics.recall_from_features(baseline_images, baseline_texts, owner, ks=KS)
     own = metrics.truth_from_labels(torch.arange(len(images)), owner)
-    scores["  chance"] = metrics.chance_recall(truth=own, ks=KS)
+    scores["by picture, chance"] = metrics.chance_recall(truth=own, ks=KS)
     if test.concepts:
         same = metrics.truth_from_labels(targets.image_concept, targets.text_concept)
         scores["by concept"] = metrics.any_true_recall(image_features @ text_features.T, same, ks=KS)
-        scores["  colour histograms "] = metrics.any_true_recall(baseline_images @ baseline_texts.T, same, ks=KS)
-        scores["  chance "] = metrics.chance_recall(truth=same, ks=KS)
+        scores["by concept, colours"] = metrics.any_true_recall(baseline_images @ baseline_texts.T, same, ks=KS)
+        scores["by concept, chance"] = metrics.chance_recall(truth=same, ks=KS)
     scores["gallery"] = {"pictures": len(images), "captions": len(targets.captions)}
     return scores

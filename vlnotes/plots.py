@@ -135,6 +135,7 @@ def matrix(
     title: str = "",
     images: Sequence | None = None,
     captions: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
     signed: bool = False,
     limits: tuple[float, float] | None = None,
     numbers: bool | str | None = None,
@@ -150,6 +151,7 @@ def matrix(
         title: the heading.
         images: N pictures to stand at the rows.
         captions: M texts to stand at the columns.
+        rows: N texts to stand at the rows, in place of pictures.
         signed: for values with a sign (gradients, differences): white is zero, red is positive.
         limits: the values at the two ends of the colour bar; those of the matrix if None.
         numbers: write the value into each cell: True, False, a format such as ".2f", or None for small matrices.
@@ -196,6 +198,9 @@ def matrix(
                 linespacing=1.05,
             )
         ax.set_title(title, pad=72 * _slant(captions, 0.643) + 14)
+    if rows is not None:
+        ax.set_yticks(range(n), rows)
+        ax.tick_params(axis="y", length=0)
     if images is not None:
         for row in range(n):
             place = ax.inset_axes((-0.55 - 0.95, row - 0.45, 0.9, 0.9), transform=ax.transData)

@@ -1,7 +1,7 @@
 """`python -m vlnotes.checks`: write what is generated from the stored notebooks; with `--check`, only look.
 
-Writes `data/graduation.md` and the README's picture, and brings the tables of the course and every number quoted from the records in
-README.md and the notebooks up to date.
+Writes `data/graduation.md` and the README's picture, and brings the tables of the course and every number quoted from
+the records in README.md and the notebooks up to date.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 from vlnotes import records
 from vlnotes.checks.course import rewrite_table, stored_pictures
 from vlnotes.checks.graduation import complaints, marks, table, taught_functions
-
 
 README_PICTURE = ("00_start_here.ipynb", "after")  # notebook and cell that draw the README's matrix
 
@@ -36,10 +35,10 @@ def generated(course: Path) -> dict[Path, bytes]:
         files[path] = rewrite_table(text, notebooks, "notebooks/")
     for path in sorted(notebooks.glob("*.ipynb")):
         files[path] = _notebook(path)
-    pictures = stored_pictures(notebooks / README_PICTURE[0], README_PICTURE[1])
-    return {path: text.encode() for path, text in files.items()} | {
-        course / "data" / "readme_matrix.png": picture for picture in pictures[:1]
-    }
+    made = {path: text.encode() for path, text in files.items()}
+    for picture in stored_pictures(notebooks / README_PICTURE[0], README_PICTURE[1]):
+        made[course / "data" / "readme_matrix.png"] = picture
+    return made
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -222,41 +222,50 @@ def _online_logsumexp() -> Exercise:
 
 
 def _lowest_loss() -> Exercise:
-    def lowest_loss(batch):
-        # B unit vectors cannot all be opposite; the simplex is the best that they can do
-        negative = -1 / (batch - 1)
-        return math.log(1 + (batch - 1) * math.exp(negative - 1))
+    def lowest_loss(batch, temperature):
+        others = -1 / (batch - 1)  # B unit vectors cannot all be opposite: the simplex is the best they can do
+        return math.log(1 + (batch - 1) * math.exp((others - 1) / temperature))
 
-    def zero(batch):
-        """0 needs logits that grow without end. Cosines stop at 1 and -1, and there is no temperature to
-        stretch them."""
-        return 0.0
+    def no_temperature(batch, temperature):
+        """the temperature is missing. It divides both cosines, so it divides their difference."""
+        return math.log(1 + (batch - 1) * math.exp(-1 / (batch - 1) - 1))
 
-    def log_batch(batch):
+    def multiplies_by_temperature(batch, temperature):
+        """you multiply by the temperature. It divides: a small temperature brings the floor down."""
+        return math.log(1 + (batch - 1) * math.exp((-1 / (batch - 1) - 1) * temperature))
+
+    def log_batch(batch, temperature):
         """ln B is the loss when all cosines are equal. A trained model can do better than that."""
         return math.log(batch)
 
-    def all_opposite(batch):
+    def all_opposite(batch, temperature):
         """you put all negatives at cosine -1. Two vectors can be opposite, B cannot all be: the best is
         -1/(B-1)."""
-        return math.log(1 + (batch - 1) * math.exp(-2))
+        return math.log(1 + (batch - 1) * math.exp(-2 / temperature))
 
-    def all_orthogonal(batch):
+    def all_orthogonal(batch, temperature):
         """you put the negatives at cosine 0. They can go a little below: B unit vectors reach -1/(B-1)
         each."""
-        return math.log(1 + (batch - 1) * math.exp(-1))
+        return math.log(1 + (batch - 1) * math.exp(-1 / temperature))
 
-    def forgets_the_positive(batch):
-        """the positive is missing in the denominator: the 1 + in front, that is exp(1) before you divide
-        by it."""
-        return math.log((batch - 1) * math.exp(-1 / (batch - 1) - 1))
+    def forgets_the_positive(batch, temperature):
+        """the positive is missing in the denominator: the 1 + in front, that is its own term divided by
+        itself."""
+        return math.log((batch - 1) * math.exp((-1 / (batch - 1) - 1) / temperature))
 
     return Exercise(
         solution=lowest_loss,
-        wrong=(zero, log_batch, all_opposite, all_orthogonal, forgets_the_positive),
-        cases=lambda generator: [(batch,) for batch in (3, 4, 16, 256)],
-        by_hand=(2,),
-        see_next="At B = 256 that is 4.55 nats, ln 256 is 5.55: with no temperature the loss looks stuck.",
+        wrong=(
+            no_temperature,
+            multiplies_by_temperature,
+            log_batch,
+            all_opposite,
+            all_orthogonal,
+            forgets_the_positive,
+        ),
+        cases=lambda generator: [(batch, t) for batch in (3, 4, 16, 256) for t in (1.0, 0.3)],
+        by_hand=(2, 0.5),
+        see_next="At B = 256 the floor is 4.55 nats at temperature 1, close to ln 256 = 5.55, and almost 0 at 0.07.",
     )
 
 
