@@ -23,7 +23,7 @@ help:
 	@echo "make records  execute the course and write the recorded numbers and stored outputs anew"
 	@echo "make tables   write the generated tables and the numbers in prose anew"
 	@echo "make format   let ruff format code and notebooks"
-	@echo "make clean    remove the environment, caches and executed copies"
+	@echo "make clean    remove the environment, caches and executed copies; runs/ stays"
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab $(ROOT) $(QUIET) "$(NB)"
@@ -51,8 +51,8 @@ format: $(READY)
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) executed build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	rm -rf "$(VENV)" executed build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # One environment for both commands. The stamp is newer than pyproject.toml, so a second run installs nothing.
 $(READY): pyproject.toml

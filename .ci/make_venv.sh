@@ -5,7 +5,15 @@ venv=$1
 extras=$2
 
 python=""
-for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python; do
+if [ -n "${PYTHON:-}" ]; then
+    if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "PYTHON=$PYTHON is no Python of 3.11 or newer ($("$PYTHON" --version 2>&1 || echo "does not run"))." >&2
+        exit 1
+    fi
+    python=$PYTHON
+fi
+for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
+    [ -z "$python" ] || break
     if command -v "$candidate" >/dev/null 2>&1 &&
         "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$candidate
@@ -18,15 +26,15 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-if [ ! -x "$venv/bin/python" ]; then
+if [ ! -e "$venv/.ready" ]; then
     case "$(uname -s)-$(uname -m)" in
         Linux-x86_64) size="about 2.7 GB to download, 6.5 GB on disk (PyTorch for Linux brings its CUDA libraries)" ;;
         *) size="roughly 0.5 GB to download, 2 GB on disk" ;;
     esac
     echo "Making the environment in $venv with $("$python" --version): $size."
     echo "This happens once. Nothing outside $venv is touched."
-    if ! "$python" -m venv "$venv"; then
-        rm -rf "$venv"
+    if [ ! -x "$venv/bin/python" ] && ! "$python" -m venv "$venv"; then
+        [ -e "$venv/pyvenv.cfg" ] && rm -rf "$venv"
         echo "$python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2
         exit 1
     fi
@@ -34,9 +42,10 @@ else
     echo "pyproject.toml has changed: bringing $venv up to date."
 fi
 
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+rm -f "$venv/.failed"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24" || touch "$venv/.failed"
 # pip talks a lot; show what takes time, keep its errors, and keep its exit status through the pipe.
-{
+[ -e "$venv/.failed" ] || {
     "$venv/bin/python" -m pip install --disable-pip-version-check --editable ".[$extras]" || touch "$venv/.failed"
 } | sed -n -E \
     -e 's/^ *(Downloading|Using cached) ([A-Za-z0-9_.]+)-([^-]+)-.* \(([0-9.]+ GB|[0-9]{2,}\.[0-9] MB|[0-9]{3} MB)\).*/  \2 \3, \4/p' \

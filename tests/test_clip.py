@@ -89,5 +89,5 @@ def test_errors_say_what_was_expected(tmp_path):
         CLIP(torch.nn.Identity(), torch.nn.Identity(), temperature=0)
     with pytest.raises(ValueError, match="no model.json"):
         CLIP.load(tmp_path)
-    with pytest.raises(ValueError, match="two|another|other|negative"):
+    with pytest.raises(ValueError, match="batch of one pair has no negatives"):
         CLIP.tiny(50)(make_batch(1))

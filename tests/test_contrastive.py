@@ -473,7 +473,7 @@ def test_numbers_too_large_are_told_apart_from_bad_input():
 
 def test_swapped_arguments_of_soft_cross_entropy_are_noticed():
     logits = torch.tensor([[2.0, -1.0]])
-    with pytest.raises(ValueError, match="target: expected probabilities, got -1"):
+    with pytest.raises(ValueError, match="target: expected rows of probabilities, got values down to -1"):
         soft_cross_entropy(logits, logits.softmax(1))
 
 

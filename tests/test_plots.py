@@ -42,6 +42,18 @@ def test_pictures_curve_and_bars():
     assert "25.0 %" in ax.texts[0].get_text() and list(ax.lines[0].get_xdata()) == [10.0, 10.0]
 
 
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="without NaN, got shape \\(2, 2\\) with 1 NaN"):
+        plots.matrix([[1.0, float("nan")], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="2 captions for a matrix of shape \\(3, 3\\); expected 3"):
+        plots.matrix(np.eye(3), captions=["a", "b"])
+    with pytest.raises(ValueError, match="no pictures"):
+        plots.pictures([])
+    with pytest.raises(ValueError, match="no values"):
+        plots.bars({})
+    plots.matrix(torch.eye(3, requires_grad=True), rows=["a", "b", "c"])
+
+
 def test_the_global_style_is_left_alone():
     before = dict(matplotlib.rcParams)
     plots.matrix(np.eye(3))

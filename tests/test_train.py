@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from vlnotes.train import epoch_indices, learning_rate_at, pair_batches, pick_device, pick_precision, train
+from vlnotes.train import (
+    epoch_indices,
+    learning_rate_at,
+    pair_batches,
+    pick_device,
+    pick_precision,
+    train,
+    trim_padding,
+)
 
 
 class Line(nn.Module):
@@ -161,6 +169,8 @@ def test_pairs_belong_together_and_every_caption_gets_its_turn():
         assert torch.equal(batch["image"][:, 0, 0, 0].long(), batch["ids"])
         seen |= set(captions.tolist())
     assert seen == set(range(6))
+    with pytest.raises(ValueError, match="owner runs from 0 to 7; expected pictures 0 to 2"):
+        pair_batches(images, tokens, owner.clamp(max=1) * 7, 3)
     with pytest.raises(ValueError, match="without one: \\[1\\]"):
         pair_batches(images, tokens, torch.tensor([2, 0, 0, 0, 2, 2]), 3)
 
@@ -172,10 +182,36 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert learning_rate_at(1.0, 1.0, 0.1) < 1e-12
 
 
+def test_weights_survive_a_loss_that_is_no_number():
+    model = Line()
+    with pytest.raises(ValueError, match="became nan"):
+        train(model, lambda s: {"x": torch.ones(4, 1), "y": torch.full((4, 1), math.nan)}, steps=3, **OPTIONS)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_bfloat16_is_over_when_the_training_is():
+    model = Line()
+    train(model, line_batches, steps=2, **{**OPTIONS, "precision": "bf16"})
+    assert "forward" not in vars(model) and model.layer(torch.ones(1, 1)).dtype == torch.float32
+
+
+def test_padding_that_all_share_is_cut_and_nothing_else():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0]])
+    batch = {"attention_mask": mask, "input_ids": mask * 7, "labels": mask * 3, "image": torch.zeros(2, 3, 4, 4)}
+    short = trim_padding(batch)
+    assert [short[name].shape[1] for name in ("attention_mask", "input_ids", "labels", "image")] == [3, 3, 3, 3]
+    assert short["input_ids"].tolist() == [[7, 7, 0], [7, 0, 7]]
+    assert trim_padding({"x": mask}) == {"x": mask}
+
+
+def test_a_tiny_budget_still_makes_one_step():
+    assert len(train(Line(), line_batches, minutes=1e-9, **OPTIONS)) == 1
+
+
 def test_a_cpu_trains_in_float32_unless_asked(monkeypatch):
     assert pick_precision(torch.device("cpu")) == "fp32"
     assert pick_precision(torch.device("cpu"), measure=True) in ("bf16", "fp32")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert pick_precision(torch.device("cuda")) == "bf16"
     history = train(Line(), line_batches, steps=2, **{**OPTIONS, "precision": "bf16"})
     assert history.attrs["precision"] == "bf16"

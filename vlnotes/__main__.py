@@ -54,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return {"check": _check, "world": _world, "train": _train, "claims": _claims}[given.command](given)
+    except KeyboardInterrupt:
+        hint = "; the same command goes on from there" if given.command in ("train", "claims") else ""
+        print(f"\nvlnotes {given.command}: stopped{hint}", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError) as error:
         print(f"vlnotes {given.command}: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ round; `claims table` prints it. A run is named by a hash of its settings: chang
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from vlnotes import __version__, world
-from vlnotes.clip import CLIP, encode_images, encode_texts
+from vlnotes.clip import CLIP, LARGEST_SCALE, encode_images, encode_texts
 from vlnotes.contrastive import clip_loss, info_nce
 from vlnotes.metrics import any_true_recall
+from vlnotes.records import records_file
 from vlnotes.text import encode, train_tokenizer
 from vlnotes.train import pair_batches, train
 
-RUNS = Path(__file__).parent.parent / "data" / "runs"
+RUNS = records_file().parent / "runs"
 SEEDS = (0, 1, 2)
 COMMON = {"domain": "paper", "pictures": 6000, "captions": "full", "steps": 200, "batch_size": 128, "scale": "tiny"}
 ABLATIONS: dict[str, dict[str, dict]] = {
@@ -58,9 +60,12 @@ class Arm(nn.Module):
         Returns:
             dict(loss), a scalar in nats.
         """
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
         images = self.model.image_features(batch["image"])
         texts = self.model.text_features(batch["input_ids"], batch["attention_mask"])
-        return {"loss": self.loss(images, texts, temperature=self.fixed or self.model.temperature)}
+        temperature = self.model.temperature if self.fixed is None else self.fixed
+        return {"loss": self.loss(images, texts, temperature=temperature)}
 
 
 def run_arm(settings: dict, seed: int, progress: bool = False) -> dict[str, float]:
@@ -147,6 +152,8 @@ def table(name: str, folder: Path = RUNS, scores: tuple[str, ...] = ("i2t@1", "t
             spread = f" +- {statistics.stdev(values):4.1f}" if len(values) > 1 else ""
             cells += f"{(f'{statistics.mean(values):.1f}{spread}' if values else 'not run'):>16}"
         lines.append(f"{arm:<20}{cells}{len(rows):>8}")
+    few = "; with fewer than 5 seeds a tendency, not a verdict" if len(SEEDS) < 5 else ""
+    lines.append(f"scale {COMMON['scale']}: {COMMON['pictures']} pictures, {COMMON['steps']} steps{few}")
     return "\n".join(lines)
 
 

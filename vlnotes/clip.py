@@ -31,7 +31,7 @@ class CLIP(nn.Module):
     Equation: CLIP (Radford et al. 2021), Figure 3.
     """
 
-    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module, *, dim=512, temperature=0.07):
+    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module, *, dim: int = 512, temperature: float = 0.07):
         super().__init__()
         if not 1 / LARGEST_SCALE <= temperature < math.inf:
             raise ValueError(f"temperature must be at least {1 / LARGEST_SCALE}, not {temperature}")
@@ -160,8 +160,11 @@ class CLIP(nn.Module):
         record = json.loads((folder / "model.json").read_text())
         if record.get("model") != "clip":
             raise ValueError(f"{folder / 'model.json'} describes a {record.get('model')!r}, not a 'clip'")
-        model = cls.tiny(**record["built"])
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        try:
+            model = cls.tiny(**record["built"])
+            model.load_state_dict(load_file(folder / "weights.safetensors"))
+        except Exception as error:  # safetensors, torch and a missing key each raise their own kind
+            raise ValueError(f"{folder} does not hold a whole CLIP as CLIP.save wrote it: {error}") from error
         return model.eval()
 
 

@@ -79,9 +79,11 @@ def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
     target = target.detach()
     loss = -(target * logits.to(_wide(target, logits)).log_softmax(-1)).sum(-1).mean()
     check_finite(loss, "soft_cross_entropy", target=target, logits=logits)
-    if bool((target < 0).any()):
+    sums = target.float().sum(-1)
+    if bool((target < 0).any()) or not bool(((sums - 1).abs() < 0.02).all()):
         raise ValueError(
-            f"target: expected probabilities, got {float(target.min()):.3g}; it comes first, then the logits"
+            f"target: expected rows of probabilities, got values down to {float(target.min()):.3g} and row sums "
+            f"from {float(sums.min()):.3g} to {float(sums.max()):.3g}; target comes first, logits second"
         )
     return loss
 

@@ -1,6 +1,8 @@
 """From a path with captions to a trained model and an honest table: what `python -m vlnotes train` does."""
 
+import hashlib
 import json
+import os
 import time
 from pathlib import Path
 
@@ -58,6 +60,8 @@ def train_on(
     Raises:
         ValueError: data that cannot be used, named by file and entry.
     """
+    if batch_size < 2 or size < 16 or length < 3:
+        raise ValueError(f"expected batch_size >= 2, size >= 16, length >= 3; got {batch_size}, {size}, {length}")
     say = print if progress else (lambda *words: None)
     out = Path(out)
     parts, how = _parts(path, skip_bad, seed)
@@ -65,18 +69,22 @@ def train_on(
         say(f"{name:<6} {part.report()}")
     say(f"split  {how}")
     fit, test = parts["train"], parts["test"]
+    # All pictures are opened now: a bad one should stop us, or be left out, before the training and not after it.
+    fits = 3 * size * size * len(fit) <= IN_MEMORY
+    images, test_images = load_pictures(fit, size) if fits else None, load_pictures(test, size)
+    if not fits:
+        fit.verify(progress)
     if len(fit) < 2:
-        raise ValueError(f"{path}: {len(fit)} training pictures; contrast needs at least 2")
+        raise ValueError(f"{path}: {len(fit)} training pictures; contrast needs at least 2; {how}")
 
     words = [caption for captions in fit.captions for caption in captions]
-    tokenizer = train_tokenizer(words, vocab_size=8000, kind="wordpiece")
+    letters = len({letter for caption in words for letter in caption})  # some scripts have thousands
+    tokenizer = train_tokenizer(words, vocab_size=8000 + 2 * letters, kind="wordpiece")
     unknown = unknown_rate(tokenizer, [c for captions in test.captions for c in captions])
     say(f"words  {len(tokenizer)} pieces from the training captions; {unknown:.1%} of the test tokens are unknown")
 
     model = CLIP.tiny(len(tokenizer), image=image, seed=seed)
     batch_size = min(batch_size, len(fit))
-    fits = 3 * size * size * len(fit) <= IN_MEMORY
-    images = load_pictures(fit, size) if fits else None
     batches = batches_of(PairDataset(fit, tokenizer, images, size=size, length=length), batch_size, seed)
 
     checkpoint = out / "unfinished.safetensors"
@@ -84,6 +92,8 @@ def train_on(
         checkpoint.unlink(missing_ok=True)
     elif checkpoint.exists():
         say(f"going on with the unfinished run in {checkpoint}")
+    sizes = [os.path.getsize(file) for file in fit.files]
+    digest = hashlib.sha256(json.dumps([fit.ids, fit.captions, sizes]).encode()).hexdigest()[:12]
     device = pick_device(device)
     precision = pick_precision(device)
     history = train(
@@ -97,12 +107,13 @@ def train_on(
         seed=seed,
         checkpoint=checkpoint,
         checkpoint_seconds=30.0,
+        settings={"image": image, "size": size, "length": length, "batch_size": batch_size, "data": digest},
         workers=0 if fits else 4,
         progress=progress,
     )
 
     start = time.perf_counter()
-    scores = _scores(model, tokenizer, fit, test, images, size, length)
+    scores = _scores(model, tokenizer, fit, test, images, test_images, size, length)
     record = {
         "vlnotes": __version__,
         "torch": torch.__version__,
@@ -123,7 +134,7 @@ def train_on(
         "seconds": {"training": float(history["seconds"].iloc[-1]), "scoring": time.perf_counter() - start},
         "parameters": sum(p.numel() for p in model.parameters()),
         "unknown_test_tokens": unknown,
-        "skipped": [list(map(str, item)) for part in parts.values() for item in part.skipped],
+        "skipped": [list(item) for item in dict.fromkeys(item for part in parts.values() for item in part.skipped)],
         "scores": scores,
     }
     model.save(out)
@@ -162,14 +173,16 @@ def _parts(path, skip_bad: bool, seed: int) -> tuple[dict[str, CaptionDataset], 
     """Training and test part: those of the data, or a split by concept (by picture where there are none)."""
     whole = open_captions(path, skip_bad=skip_bad)
     names = set(whole.splits)
-    if {"train", "test"} <= names or {"train", "val"} <= names:
-        test = "test" if "test" in names else "val"
-        return (
-            {
-                part: open_captions(path, split, skip_bad=skip_bad)
-                for part, split in (("train", "train"), ("test", test))
-            },
-            f"as in the data: train, {test}",
+
+    def part(name: str) -> CaptionDataset:
+        return whole.subset([index for index, split in enumerate(whole.splits) if split == name])
+
+    held = [name for name in ("test", "val") if name in names]
+    if "train" in names and held:
+        return {"train": part("train"), "test": part(held[0])}, f"as in the data: train, {held[0]}"
+    if whole.skipped and names <= {"test", "val"}:
+        raise ValueError(
+            f"{path}: only {sorted(names)} is left after skipping {len(whole.skipped)}; nothing to train on"
         )
     keys = whole.concepts or list(range(len(whole)))
     kinds = sorted(set(keys), key=str)
@@ -201,9 +214,9 @@ def batches_of(pairs: PairDataset, batch_size: int, seed: int = 0):
     return batch_at
 
 
-def _scores(model, tokenizer, fit, test, fit_images, size: int, length: int) -> dict:
+def _scores(model, tokenizer, fit, test, fit_images, images, size: int, length: int) -> dict:
     """Recall of the model, of chance and of the colour-histogram baseline on the test part."""
-    images, targets = load_pictures(test, size), caption_targets(test)
+    targets = caption_targets(test)
     image_features = encode_images(model, images)
     text_features = encode_texts(model, encode(tokenizer, targets.captions, length))
     owner = targets.text_to_image
@@ -217,8 +230,7 @@ def _scores(model, tokenizer, fit, test, fit_images, size: int, length: int) -> 
         fit_images, fit_targets.captions, fit_targets.text_to_image, images, targets.captions
     )
     scores["by picture, colours"] = metrics.recall_from_features(baseline_images, baseline_texts, owner, ks=KS)
-    own = metrics.truth_from_labels(torch.arange(len(images)), owner)
-    scores["by picture, chance"] = metrics.chance_recall(truth=own, ks=KS)
+    scores["by picture, chance"] = metrics.chance_recall(len(images), owner, ks=KS)
     if test.concepts:
         same = metrics.truth_from_labels(targets.image_concept, targets.text_concept)
         scores["by concept"] = metrics.any_true_recall(image_features @ text_features.T, same, ks=KS)

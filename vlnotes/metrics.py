@@ -368,7 +368,10 @@ def histogram_baseline(
     owner = _owners(train_text_to_image, len(train), len(train_captions), every_image=False).cpu()
     mean = train.mean(dim=0)
     words = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", max_features=5000)
-    told = words.fit_transform(train_captions).astype(float)  # (M, words)
+    try:
+        told = words.fit_transform(train_captions).astype(float)  # (M, words)
+    except ValueError as error:  # scikit-learn's "empty vocabulary"
+        raise ValueError("train_captions hold no word, so there is nothing to relate to colours") from error
     # Ridge by its normal equations. Captions are summed up by picture first: no histogram for each of them.
     m = len(train_captions)
     summed = csr_matrix((torch.ones(m).numpy(), (owner.numpy(), range(m))), shape=(len(train), m)) @ told

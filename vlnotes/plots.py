@@ -89,7 +89,7 @@ def as_picture(image) -> np.ndarray:
     Returns:
         (H, W, 3) uint8.
     """
-    array = np.asarray(image)
+    array = _array(image)
     return array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] == 3 else array
 
 
@@ -106,6 +106,8 @@ def pictures(images: Sequence, titles: Sequence[str] | None = None, columns: int
     Returns:
         The figure.
     """
+    if not len(images):
+        raise ValueError("there are no pictures to show")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     text = 0.0 if titles is None else 0.15 * (0.6 + max(_wrap(t, size).count("\n") + 1 for t in titles))
@@ -162,8 +164,14 @@ def matrix(
     Returns:
         The figure.
     """
-    values = np.asarray(values, dtype=float)
+    values = _array(values).astype(float)
+    if values.ndim != 2 or not values.size or np.isnan(values).any():
+        bad = int(np.isnan(values).sum())
+        raise ValueError(f"expected an (N, M) matrix without NaN, got shape {values.shape} with {bad} NaN")
     n, m = values.shape
+    for name, given, need in (("images", images, n), ("rows", rows, n), ("captions", captions, m)):
+        if given is not None and len(given) != need:
+            raise ValueError(f"{len(given)} {name} for a matrix of shape {values.shape}; expected {need}")
     if ax is None:
         cell = min(0.56, 6.0 / max(n, m))
         above, right = (
@@ -222,7 +230,7 @@ def matrix(
                     color=PAPER if dark else INK,
                 )
     if outline is not None:
-        for i, j in np.argwhere(np.asarray(outline)):
+        for i, j in np.argwhere(_array(outline)):
             ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.8))
     if bar:
         place = ax.inset_axes((1 + 0.15 / (m * 0.56), 0.0, 0.16 / (m * 0.56), 0.6))
@@ -285,6 +293,8 @@ def bars(
     Returns:
         The figure.
     """
+    if not values:
+        raise ValueError("there are no values to show")
     if ax is None:
         _, ax = canvas(7.0, 0.6 + 0.42 * len(values))
     factor = 100.0 if unit == "%" else 1.0
@@ -304,9 +314,14 @@ def bars(
     return ax.figure
 
 
+def _array(values) -> np.ndarray:
+    """Tensors, with or without gradient and wherever they live, PIL pictures and lists, as an array."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
 def _slant(captions: Sequence[str], share: float) -> float:
     """Inches that the longest slanted caption takes, upwards (share = sin 40) or to the right (share = cos 40)."""
-    longest = max(len(line) for text in captions for line in _wrap(text, 2.9, lines=2).splitlines())
+    longest = max((len(line) for text in captions for line in _wrap(text, 2.9, lines=2).splitlines()), default=0)
     return share * 0.062 * longest
 
 

@@ -36,7 +36,10 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none that torch knows; expected cpu, cuda, cuda:1 or mps") from error
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False) or (device.index or 0) >= max(1, torch.cuda.device_count()):
         have = ", ".join(name for name, ok in there.items() if ok)
@@ -59,7 +62,8 @@ def pick_precision(device: torch.device, measure: bool = False) -> str:
         "bf16" or "fp32".
     """
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        # what is only emulated (a T4, a V100) is slower than float32
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type != "cpu" or not measure:
         return "fp32"
     weight = torch.ones(64, 64, 3, 3, requires_grad=True)
@@ -132,6 +136,10 @@ def pair_batches(images: Tensor, tokens: dict[str, Tensor], owner: Tensor, batch
     """
     if tokens["input_ids"].shape[0] != owner.shape[0]:
         raise ValueError(f"{tokens['input_ids'].shape[0]} tokenised captions but {owner.shape[0]} owners")
+    if owner.numel() and not 0 <= int(owner.min()) <= int(owner.max()) < len(images):
+        raise ValueError(
+            f"owner runs from {int(owner.min())} to {int(owner.max())}; expected pictures 0 to {len(images) - 1}"
+        )
     order = torch.argsort(owner, stable=True)
     counts = torch.bincount(owner, minlength=len(images))
     if len(counts) != len(images) or counts.min() == 0:
@@ -150,16 +158,19 @@ def pair_batches(images: Tensor, tokens: dict[str, Tensor], owner: Tensor, batch
 
 
 def trim_padding(batch: Batch) -> Batch:
-    """Cut the padding that all captions of a batch share: it costs time and says nothing.
+    """Cut the padding at the end that all captions of a batch share: it costs time and says nothing.
 
     Args:
-        batch: with input_ids (B, L) and attention_mask (B, L), padded at the end.
+        batch: with attention_mask (B, L), and other tensors of the same shape; without a mask nothing happens.
 
     Returns:
-        The batch with both cut to the longest caption, (B, L').
+        The batch with all of these cut after the last column that holds a token, (B, L').
     """
-    longest = int(batch["attention_mask"].sum(1).max())
-    return batch | {name: batch[name][:, :longest] for name in ("input_ids", "attention_mask")}
+    mask = batch.get("attention_mask")
+    if mask is None or not bool(mask.any()):
+        return batch
+    used = int(mask.any(0).nonzero().max()) + 1
+    return {name: value[:, :used] if value.shape == mask.shape else value for name, value in batch.items()}
 
 
 def _ahead(batches: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
@@ -191,6 +202,7 @@ def train(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
+    settings: dict | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     evaluate_every: int = 0,
     workers: int = 0,
@@ -201,7 +213,8 @@ def train(
     Args:
         model: `model(batch)` returns a dict of scalar losses with the total under "loss".
         batches: step -> batch (see `pair_batches`).
-        steps: how many steps the whole run has; None for as many as fit the `minutes`.
+        steps: how many steps the whole run has; None for as many as fit the `minutes`. With several processes every
+            one takes batches of its own; negatives stay within a process unless the model gathers them.
         learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW, on weight matrices; biases, norms and temperatures are left alone.
         warmup: share of the run that warms up.
@@ -212,6 +225,7 @@ def train(
         seed: of whatever the model draws (dropout, hard negatives).
         checkpoint: a .safetensors file, written every `checkpoint_seconds` and at the end; a run that finds it goes on
             from there, and ends with the same numbers as one that was never stopped.
+        settings: whatever else makes this run this run (batch size, data ...); a checkpoint with others is refused.
         evaluate: called with the model in eval mode every `evaluate_every` steps and at the end; its numbers join the
             history.
         workers: threads that make batches ahead; 0 for data in memory.
@@ -238,8 +252,10 @@ def train(
     if precision not in ("bf16", "fp32"):
         raise ValueError(f"precision must be 'bf16' or 'fp32', not {precision!r}")
     AcceleratorState._reset_state(reset_partial_state=True)  # a notebook trains more than once
-    accelerator = Accelerator(mixed_precision={"bf16": "bf16", "fp32": "no"}[precision], cpu=device.type == "cpu")
-    device = accelerator.device
+    # Precision and placement are ours: Accelerate would patch the model's forward for good, and knows no cuda:1.
+    accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", device_placement=False)
+    ranks, rank = accelerator.num_processes, accelerator.process_index
+    device = accelerator.device if ranks > 1 else device
 
     model.to(device)
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
@@ -250,6 +266,7 @@ def train(
         betas=(0.9, 0.98),
     )
     run = {"steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
+    run |= {"warmup": warmup, "clip_gradient": clip_gradient, "precision": precision, **(settings or {})}
     history, start, before = [], 0, 0.0
     with torch.random.fork_rng():  # the caller's random state is left as it was
         torch.manual_seed(seed)
@@ -269,28 +286,32 @@ def train(
             unit="step",
         )
         model.train()
-        for step, batch in enumerate(_ahead(batches, range(start, steps or 10**9), workers), start=start):
+        own = batches if ranks == 1 else lambda step: batches(step * ranks + rank)  # every process its own
+        for step, batch in enumerate(_ahead(own, range(start, steps or 10**9), workers), start=start):
             elapsed = before + time.perf_counter() - began
-            share = max(step / steps if steps else 0.0, elapsed / (60 * minutes) if minutes else 0.0)
-            if share >= 1:
+            share = max((step + 0.5) / steps if steps else 0.0, elapsed / (60 * minutes) if minutes else 0.0)
+            if ranks > 1:  # one clock for all, or they part and wait for each other for ever
+                share = float(accelerator.reduce(torch.tensor(share, device=device), "mean"))
+            if share >= 1 and history:  # a tiny budget still makes one step
                 break
             rate = learning_rate_at(share, learning_rate, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-            with accelerator.autocast():
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 losses = wrapped(batch)
-            if "loss" not in losses:
-                raise ValueError(f"the model's forward must return a dict with 'loss'; it has {sorted(losses)}")
+            if not isinstance(losses, dict) or "loss" not in losses:
+                seen = sorted(losses) if isinstance(losses, dict) else type(losses).__name__
+                raise ValueError(f"the model's forward must return a dict with 'loss'; it has {seen}")
             accelerator.backward(losses["loss"])
-            if clip_gradient is not None:
-                accelerator.clip_grad_norm_(model.parameters(), clip_gradient)
+            norm = accelerator.clip_grad_norm_(model.parameters(), math.inf if clip_gradient is None else clip_gradient)
+            row = {"step": step, **{name: float(torch.as_tensor(value).detach()) for name, value in losses.items()}}
+            for name, number in (("loss", row["loss"]), ("norm of the gradient", float(norm))):
+                if not math.isfinite(number):  # before the step: the weights stay those of the last good one
+                    raise ValueError(f"the {name} became {number} at step {step}: {row}; try a smaller learning_rate")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            row = {"step": step, **{name: float(value.detach()) for name, value in losses.items()}}
-            if not math.isfinite(row["loss"]):
-                raise ValueError(f"the loss became {row['loss']} at step {step}: {row}; try a smaller learning_rate")
             row |= {"learning_rate": rate, "seconds": before + time.perf_counter() - began}
             if evaluate is not None and evaluate_every and (step + 1) % evaluate_every == 0 and step + 1 != steps:
                 row |= _evaluated(model, evaluate)
@@ -342,15 +363,21 @@ def _load_checkpoint(path: Path, model, optimizer, run: dict) -> tuple[int, list
     """Put everything back; returns the next step, the history so far and the seconds spent."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
-        meta = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    theirs = json.loads(meta["run"])
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        theirs = json.loads(meta["run"])
+    except Exception as error:  # safetensors raises its own kind; a file without our notes gives TypeError or KeyError
+        raise ValueError(f"{path} is no checkpoint of train ({error}); delete it or name another") from error
     if theirs != run:
         differ = {k: (theirs.get(k), run.get(k)) for k in run if theirs.get(k) != run.get(k)}
         raise ValueError(f"{path} belongs to another run; (there, here): {differ}. Name another file or delete it.")
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} belongs to another model: {error}. Name another file or delete it.") from error
     state: dict[int, dict] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

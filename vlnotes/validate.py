@@ -7,6 +7,7 @@ fault.
 """
 
 import math
+import numbers
 
 from torch import Tensor
 
@@ -100,7 +101,7 @@ def check_temperature(temperature: float | Tensor, name: str = "temperature") ->
         check_float(temperature, name)
         if temperature.numel() != 1:
             raise ValueError(f"{name}: expected one number, got a tensor of shape {tuple(temperature.shape)}")
-    elif isinstance(temperature, bool) or not isinstance(temperature, int | float):
+    elif isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
         raise TypeError(f"{name}: expected a float or a scalar tensor, got {type(temperature).__name__}")
     value = float(temperature.detach()) if isinstance(temperature, Tensor) else float(temperature)
     if not (math.isfinite(value) and value > 0):
