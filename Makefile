@@ -6,9 +6,9 @@ READY := $(VENV)/.ready
 BENCH := $(VENV)/.ready-bench
 NB    ?= notebooks/00_start_here.ipynb
 
-# Jupyter refuses to run as root (containers, some lab machines) unless told; and it should not call home.
+# Jupyter refuses to run as root (containers, some lab machines) unless told; and it should not look for updates.
 ROOT  := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
-QUIET := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
@@ -26,7 +26,7 @@ help:
 	@echo "make clean    remove the environment, caches and executed copies; runs/ stays"
 
 lab: $(READY)
-	$(VENV)/bin/jupyter lab $(ROOT) $(QUIET) "$(NB)"
+	$(VENV)/bin/jupyter lab $(ROOT) $(QUIET) --LabApp.default_url="/lab/tree/$(NB)"
 
 test: $(READY)
 	$(PY) -m ruff check .

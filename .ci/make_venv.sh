@@ -56,3 +56,7 @@ if [ -e "$venv/.failed" ]; then
     echo "The installation failed; pip's message stands above. Nothing is lost: run the same command again." >&2
     exit 1
 fi
+
+# No pop-up about news in a class room: the course does not call home.
+"$venv/bin/jupyter" labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1 ||
+    echo "(JupyterLab's question about news could not be switched off; answer it as you like)"

@@ -211,6 +211,8 @@ def rule_paths_and_links(notebook: dict) -> list[str]:
             said.append(f"code names a URL: `{source(cell).strip().splitlines()[0]}`")
         if cell["cell_type"] == "markdown" and re.search(r"!\[[^\]]*\]\((https?:)?//", source(cell)):
             said.append("a picture in the text is fetched from the network")
+        if cell["cell_type"] == "markdown" and re.search(r"\S\n *<!--record", source(cell)):
+            said.append("a quoted record begins a line, where Markdown swallows the blank before it: join the lines")
     return said
 
 

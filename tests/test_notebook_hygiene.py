@@ -224,6 +224,10 @@ SPOILS = [
         "a picture in the text is fetched",
         lambda n: replace_text(n, "(figure.png)", "(https://a.b/figure.png)"),
     ),
+    (
+        "a quoted record begins a line",
+        lambda n: replace_text(n, "# A title", "# A title\n\nIt is\n<!--record:a-->1<!--/-->"),
+    ),
     ("there are 2 exercises", lambda n: replace_text(n, "### Exercise 3", "### Practice 3")),
     ("one cell tagged exercise", lambda n: set_cell(n, 6, metadata={})),
     ("one cell tagged exercise", lambda n: set_cell(n, 8, metadata={})),
