@@ -143,6 +143,10 @@ def train_on(
     (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     checkpoint.unlink(missing_ok=True)
     say(f"\n{scores_table(scores)}\n")
+    if record["epochs"] > 100:
+        say(
+            f"note   every picture was seen {record['epochs']:.0f} times: so small a set is learnt by heart, not understood\n"
+        )
     say(
         f"{len(history)} steps ({record['epochs']} epochs) in {record['seconds']['training']:.0f} s on {device.type}, "
         f"{precision}; gallery: {scores['gallery']['pictures']} pictures, {scores['gallery']['captions']} captions\n"
