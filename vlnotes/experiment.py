@@ -144,9 +144,8 @@ def train_on(
     checkpoint.unlink(missing_ok=True)
     say(f"\n{scores_table(scores)}\n")
     if record["epochs"] > 100:
-        say(
-            f"note   every picture was seen {record['epochs']:.0f} times: so small a set is learnt by heart, not understood\n"
-        )
+        times = f"every picture was seen {record['epochs']:.0f} times"
+        say(f"note   {times}: so small a set is learnt by heart, not understood\n")
     say(
         f"{len(history)} steps ({record['epochs']} epochs) in {record['seconds']['training']:.0f} s on {device.type}, "
         f"{precision}; gallery: {scores['gallery']['pictures']} pictures, {scores['gallery']['captions']} captions\n"
