@@ -11,7 +11,8 @@ from PIL import Image
 from vlnotes.__main__ import main
 from vlnotes.clip import CLIP
 from vlnotes.environment import check
-from vlnotes.experiment import scores_table, train_on
+from vlnotes.experiment import neighbour_scores, scores_table, train_moco_on, train_on
+from vlnotes.moco import MoCo
 from vlnotes.text import load_tokenizer
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (40, 70, 210), "yellow": (230, 210, 50)}
@@ -119,6 +120,49 @@ def test_concepts_are_kept_apart_and_scored(tmp_path):
     assert record["data"]["test"] == 6  # two whole concepts of three pictures
 
 
+@pytest.fixture
+def concepts(tmp_path):
+    """40 pictures in four colours that are their concepts, 30 to train and 10 to test."""
+    rows = []
+    for i in range(40):
+        name = list(COLOURS)[i % 4]
+        Image.new("RGB", (32, 32), COLOURS[name]).save(tmp_path / f"{i}.png")
+        split = "train" if i < 30 else "test"
+        rows.append({"image": f"{i}.png", "caption": f"a {name} square", "concept": name, "split": split})
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    return tmp_path / "captions.json"
+
+
+def test_moco_trains_on_the_pictures_alone_and_is_judged_by_neighbours(concepts, tmp_path):
+    record = train_moco_on(concepts, tmp_path / "run", **{**OPTIONS, "steps": 4})
+    assert record == json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["method"], record["data"]["train"], record["data"]["test"]) == ("moco", 30, 10)
+    assert record["settings"]["queue_size"] == 15 and record["steps"] == 4
+    assert set(record["scores"]) == {"MoCo", "untrained", "colours"}
+    assert record["scores"]["colours"]["nearest"] == 1.0  # plain colours are all there is
+    assert not (tmp_path / "run" / "unfinished.safetensors").exists()
+    model = MoCo.load(tmp_path / "run")
+    assert int(model.steps) == 4 and model.queue.filled == 15
+
+
+def test_moco_from_disk_and_from_memory_are_the_same_and_no_concepts_no_score(folder, tmp_path, monkeypatch):
+    a = train_moco_on(folder, tmp_path / "a", **{**OPTIONS, "steps": 3})
+    monkeypatch.setattr("vlnotes.experiment.IN_MEMORY", 0)
+    b = train_moco_on(folder, tmp_path / "b", **{**OPTIONS, "steps": 3})
+    assert a["last"] == b["last"] and a["scores"] == b["scores"] == {}
+    with pytest.raises(ValueError, match="expected batch_size >= 2 and size >= 16; got 1, 32"):
+        train_moco_on(folder, tmp_path / "c", **{**OPTIONS, "batch_size": 1})
+
+
+def test_neighbours_are_counted_without_the_picture_itself():
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2], [-1.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    scores = neighbour_scores(features, labels)
+    assert scores["pictures"] == 4 and scores["nearest"] == 0.5 and scores["chance"] == pytest.approx(1 / 4)
+    with pytest.raises(ValueError, match="no two of 3 pictures share one"):
+        neighbour_scores(features[:3], torch.arange(3))
+
+
 def test_the_command_line(folder, tmp_path, capsys):
     out = tmp_path / "run"
     words = ["train", "clip", "--data", str(folder), "--out", str(out), "--steps", "2", "--size", "32"]
@@ -126,6 +170,10 @@ def test_the_command_line(folder, tmp_path, capsys):
     assert "colour histograms" in capsys.readouterr().out and (out / "record.json").is_file()
     assert main(["train", "clip", "--data", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
+    moco = ["train", "moco", *words[2:5], str(tmp_path / "moco"), *words[6:], "--batch-size", "8", "--device", "cpu"]
+    assert main(moco) == 0
+    assert "a picture finds itself among 16 others" in capsys.readouterr().out
+    assert json.loads((tmp_path / "moco" / "model.json").read_text())["model"] == "moco"
     assert main([*words, "--device", "cuda:99"]) == 1
     assert "not on this machine" in capsys.readouterr().err
     counts = ["--train", "6", "--val", "2", "--test", "2"]

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "vlnotes"
 # A file imports only from floors below its own (ground first); papers may build on the papers named here.
 FLOORS = [
     {"validate", "_tiled", "_caption_files", "_caption_readers", "_caption_checks"},
-    {"world", "transport", "contrastive", "momentum", "text", "records"},
+    {"world", "transport", "augment", "contrastive", "momentum", "text", "records"},
     {"datasets", "encoders", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "codis", "psd", "xclip", "modx"},
     {"train", "plots", "explorer"},

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     world.add_argument("--seed", type=int, default=0)
 
     train = commands.add_parser("train", help="train a method on your own pictures and captions")
-    train.add_argument("method", choices=["clip"], help="which method")
+    train.add_argument("method", choices=["clip", "moco"], help="which method; moco looks at the pictures alone")
     train.add_argument(
         "--data", type=Path, required=True, help="COCO, Karpathy, Flickr30k or CSV captions, or a folder"
     )
@@ -84,10 +84,10 @@ def _world(given) -> int:
 
 
 def _train(given) -> int:
-    from vlnotes.experiment import train_on
+    from vlnotes.experiment import train_moco_on, train_on
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
-    train_on(
+    {"clip": train_on, "moco": train_moco_on}[given.method](
         given.data,
         out,
         minutes=given.minutes,

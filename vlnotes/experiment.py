@@ -12,6 +12,7 @@ from torch import Tensor
 from vlnotes import __version__, metrics
 from vlnotes.clip import CLIP, encode_images, encode_texts
 from vlnotes.datasets import CaptionDataset, PairDataset, caption_targets, load_pictures, open_captions
+from vlnotes.moco import MoCo, probe_features
 from vlnotes.text import encode, save_tokenizer, train_tokenizer, unknown_rate
 from vlnotes.train import epoch_indices, pick_device, pick_precision, train, trim_padding
 
@@ -64,18 +65,8 @@ def train_on(
         raise ValueError(f"expected batch_size >= 2, size >= 16, length >= 3; got {batch_size}, {size}, {length}")
     say = print if progress else (lambda *words: None)
     out = Path(out)
-    parts, how = _parts(path, skip_bad, seed)
-    for name, part in parts.items():
-        say(f"{name:<6} {part.report()}")
-    say(f"split  {how}")
+    parts, how, images, test_images = _opened(path, skip_bad, seed, size, progress)
     fit, test = parts["train"], parts["test"]
-    # All pictures are opened now: a bad one should stop us, or be left out, before the training and not after it.
-    fits = 3 * size * size * len(fit) <= IN_MEMORY
-    images, test_images = load_pictures(fit, size) if fits else None, load_pictures(test, size)
-    if not fits:
-        fit.verify(progress)
-    if len(fit) < 2:
-        raise ValueError(f"{path}: {len(fit)} training pictures; contrast needs at least 2; {how}")
 
     words = [caption for captions in fit.captions for caption in captions]
     letters = len({letter for caption in words for letter in caption})  # some scripts have thousands
@@ -92,8 +83,6 @@ def train_on(
         checkpoint.unlink(missing_ok=True)
     elif checkpoint.exists():
         say(f"going on with the unfinished run in {checkpoint}")
-    sizes = [os.path.getsize(file) for file in fit.files]
-    digest = hashlib.sha256(json.dumps([fit.ids, fit.captions, sizes]).encode()).hexdigest()[:12]
     device = pick_device(device)
     precision = pick_precision(device)
     history = train(
@@ -107,8 +96,8 @@ def train_on(
         seed=seed,
         checkpoint=checkpoint,
         checkpoint_seconds=30.0,
-        settings={"image": image, "size": size, "length": length, "batch_size": batch_size, "data": digest},
-        workers=0 if fits else 4,
+        settings={"image": image, "size": size, "length": length, "batch_size": batch_size, "data": _digest(fit)},
+        workers=0 if images is not None else 4,
         progress=progress,
     )
 
@@ -154,6 +143,155 @@ def train_on(
     return record
 
 
+def train_moco_on(
+    path: str | Path,
+    out: str | Path,
+    *,
+    minutes: float | None = 5.0,
+    steps: int | None = None,
+    image: str = "conv",
+    size: int = 64,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    device: str | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+) -> dict:
+    """Train a small MoCo on pictures alone; where the data has concepts, say how well neighbours share them.
+
+    The queue holds at most half of the training pictures, so that it seldom holds a query's own old key.
+
+    Args:
+        path: anything that `open_captions` reads; the captions are not used.
+        out: folder for weights.safetensors, model.json, history.csv and record.json.
+        minutes: time budget of the training; None for no limit (then `steps` is needed).
+        steps: number of steps; None for as many as fit the minutes.
+        image: the image tower, see `MoCo.tiny`.
+        size: pixels a side.
+        batch_size: B; made smaller where the data has fewer training pictures.
+        learning_rate: of AdamW, at its peak.
+        device: see `vlnotes.train.pick_device`.
+        seed: of the weights, the shuffles, the views and the split, where the data has none.
+        skip_bad: go on without entries that cannot be used; they are counted and listed.
+        resume: go on with an unfinished run of the same settings in `out`.
+        progress: print what happens and show bars.
+
+    Returns:
+        The record that is also written to record.json; `scores` is {} for data without concepts, else the
+        `neighbour_scores` of the test pictures by the trained model, by the untrained one and by colour histograms.
+
+    Raises:
+        ValueError: data that cannot be used, named by file and entry.
+    """
+    if batch_size < 2 or size < 16:
+        raise ValueError(f"expected batch_size >= 2 and size >= 16; got {batch_size}, {size}")
+    say = print if progress else (lambda *words: None)
+    out = Path(out)
+    parts, how, images, test_images = _opened(path, skip_bad, seed, size, progress)
+    fit, test = parts["train"], parts["test"]
+    batch_size = min(batch_size, len(fit))
+    model = MoCo.tiny(image=image, queue_size=min(2048, len(fit) // 2), seed=seed)
+
+    def batch_at(step: int) -> dict[str, Tensor]:
+        ids = epoch_indices(step, len(fit), batch_size, seed)
+        pictures = load_pictures(fit, size, ids.tolist(), workers=1) if images is None else images[ids]
+        return {"image": pictures, "ids": ids}
+
+    labels = _concept_numbers(test)
+    scores = {}
+    if labels is not None:
+        scores["untrained"] = neighbour_scores(probe_features(model, test_images), labels)
+        scores["colours"] = neighbour_scores(metrics.colour_histogram(test_images).sqrt(), labels)
+
+    checkpoint = out / "unfinished.safetensors"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists():
+        say(f"going on with the unfinished run in {checkpoint}")
+    device = pick_device(device)
+    precision = pick_precision(device)
+    settings = {"image": image, "size": size, "batch_size": batch_size}
+    history = train(
+        model,
+        batch_at,
+        steps=steps,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        device=device,
+        precision=precision,
+        seed=seed,
+        checkpoint=checkpoint,
+        checkpoint_seconds=30.0,
+        settings={"method": "moco", **settings, "data": _digest(fit)},
+        workers=0 if images is not None else 4,
+        progress=progress,
+    )
+    if labels is not None:
+        scores = {"MoCo": neighbour_scores(probe_features(model, test_images), labels), **scores}
+    record = {
+        "vlnotes": __version__,
+        "torch": torch.__version__,
+        "method": "moco",
+        "data": {
+            "name": Path(path).name,
+            "layout": fit.layout,
+            **{n: len(p) for n, p in parts.items()},
+            "split": how,
+        },
+        "settings": {**settings, **model.built, "learning_rate": learning_rate, "precision": precision},
+        "machine": {"device": device.type, "threads": torch.get_num_threads()},
+        "steps": len(history),
+        "epochs": round(len(history) * batch_size / len(fit), 2),
+        "seconds": {"training": float(history["seconds"].iloc[-1])},
+        "parameters": sum(p.numel() for p in model.student.parameters()),
+        "skipped": [list(item) for item in dict.fromkeys(item for part in parts.values() for item in part.skipped)],
+        "last": {name: float(history[name].iloc[-50:].mean()) for name in ("loss", "accuracy")},
+        "scores": scores,
+    }
+    model.save(out)
+    history.to_csv(out / "history.csv", index=False)
+    (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    for name, row in scores.items():
+        line = f"{row['nearest']:6.1%} (chance {row['chance']:.1%})"
+        say(f"{name:<10} the nearest other test picture shows the same concept: {line}")
+    if not scores:
+        say("no two test pictures share a concept, so neighbours cannot be scored")
+    say(
+        f"{len(history)} steps ({record['epochs']} epochs) in {record['seconds']['training']:.0f} s on {device.type}, "
+        f"{precision}; a picture finds itself among {model.queue_size} others: {record['last']['accuracy']:.1%}\n"
+        f"weights, history.csv and record.json are in {out}"
+    )
+    return record
+
+
+def neighbour_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
+    """Nearest neighbours judged without a training set: does the closest other picture show the same?
+
+    Args:
+        features: (N, D) float; normalised inside.
+        labels: (N,) integers; pictures whose label no other one has are candidates, but are not asked.
+
+    Returns:
+        dict(nearest, chance, pictures): two shares in [0, 1], and how many were asked.
+
+    Raises:
+        ValueError: no two pictures share a label.
+    """
+    same = labels[:, None] == labels  # (N, N)
+    others = same.sum(1) - 1  # (N,)
+    asked = others > 0
+    if not bool(asked.any()):
+        raise ValueError(f"labels: no two of {len(labels)} pictures share one, so no neighbour can be right")
+    features = torch.nn.functional.normalize(features.float(), dim=1)
+    cosine = (features @ features.T).fill_diagonal_(-torch.inf)  # (N, N)
+    right = same.gather(1, cosine.argmax(1, keepdim=True)).squeeze(1)[asked]
+    chance = others[asked].float().mean() / (len(labels) - 1)
+    return {"nearest": float(right.float().mean()), "chance": float(chance), "pictures": int(asked.sum())}
+
+
 def scores_table(scores: dict) -> str:
     """The scores as text: one line a way of counting, percentages.
 
@@ -170,6 +308,38 @@ def scores_table(scores: dict) -> str:
             name = {"colours": "  colour histograms", "chance": "  chance"}.get(name.partition(", ")[2], name)
             lines.append(f"{name:<24}" + "".join(f"{100 * row[c]:8.1f}%" for c in columns))
     return "\n".join(lines)
+
+
+def _opened(path, skip_bad: bool, seed: int, size: int, progress: bool):
+    """Training and test part, how they were made, and their pictures (None for training pictures that do not fit)."""
+    say = print if progress else (lambda *words: None)
+    parts, how = _parts(path, skip_bad, seed)
+    for name, part in parts.items():
+        say(f"{name:<6} {part.report()}")
+    say(f"split  {how}")
+    fit, test = parts["train"], parts["test"]
+    # All pictures are opened now: a bad one should stop us, or be left out, before the training and not after it.
+    fits = 3 * size * size * len(fit) <= IN_MEMORY
+    images, test_images = load_pictures(fit, size) if fits else None, load_pictures(test, size)
+    if not fits:
+        fit.verify(progress)
+    if len(fit) < 2:
+        raise ValueError(f"{path}: {len(fit)} training pictures; contrast needs at least 2; {how}")
+    return parts, how, images, test_images
+
+
+def _digest(fit: CaptionDataset) -> str:
+    """A short name for exactly this data, so that a run never goes on with another."""
+    sizes = [os.path.getsize(file) for file in fit.files]
+    return hashlib.sha256(json.dumps([fit.ids, fit.captions, sizes]).encode()).hexdigest()[:12]
+
+
+def _concept_numbers(data: CaptionDataset) -> Tensor | None:
+    """One number a picture, equal where pictures show the same; None where no two do."""
+    if not data.concepts:
+        return None
+    labels = caption_targets(data).image_concept  # (N,)
+    return labels if len(labels.unique()) < len(labels) else None
 
 
 def _parts(path, skip_bad: bool, seed: int) -> tuple[dict[str, CaptionDataset], str]:

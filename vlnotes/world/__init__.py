@@ -8,6 +8,7 @@ from vlnotes.world.domains import COLOURS, CONCEPTS, DOMAINS, RELATIONS, SHAPES,
 from vlnotes.world.drawing import boxes, boxes_of, draw, masks
 from vlnotes.world.edits import EDITS, edits, hard_gallery
 from vlnotes.world.export import COUNTS, SAMPLE, cache_folder, ceilings, contact_sheet, export, make
+from vlnotes.world.noise import NOISES, with_noise
 from vlnotes.world.pairs import Pairs, pairs
 from vlnotes.world.predicates import describe, holds, truth
 from vlnotes.world.scenes import HELD_OUT, SPLITS, VERSION, Scene, Thing, from_json, to_json
@@ -21,6 +22,7 @@ __all__ = [
     "EDITS",
     "HELD_OUT",
     "KINDS",
+    "NOISES",
     "RELATIONS",
     "SAMPLE",
     "SHAPES",
@@ -53,4 +55,5 @@ __all__ = [
     "prompts",
     "to_json",
     "truth",
+    "with_noise",
 ]

@@ -163,8 +163,9 @@ def _phrase(scene: Scene, domain: Domain, i: int, u, synonyms: int, keep_colour:
     if "direction" in term:
         words.append(("pointing", None, ()))
         words.append((_word(domain, "direction", thing.direction, at["direction"], synonyms), "direction", (i,)))
-    article = "an" if words[0][0][0] in "aeiou" else "a"
-    return [(article, None, ()), *words], term
+    if domain.articles:
+        words.insert(0, ("an" if words[0][0][0] in "aeiou" else "a", None, ()))
+    return words, term
 
 
 def _word(domain: Domain, role: str, concept: str, u: float, synonyms: int) -> str:

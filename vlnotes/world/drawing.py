@@ -1,28 +1,31 @@
 """Pictures, boxes and masks from scenes: signed distances in torch, painted back to front.
 
 Every object is drawn in its own window of 32 x 32 units. Its distance field becomes three maps: how much of
-the picture behind stays, how much of its colour and how much of its second tone is laid on. One small
-function per look makes them. Noise is an integer hash of the scene's seed and the coordinates, so a scene
-looks the same alone, in a batch, anywhere.
+the picture behind stays, how much of its colour and how much of its second tone is laid on; `looks.py` makes
+them, `grounds.py` what is behind.
 """
 
 import math
-from functools import lru_cache
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from vlnotes.world.domains import DIRECTIONS, DOMAINS, FRAME, SIZES, TEXTURES, blend, tone
+from vlnotes.world.domains import DIRECTIONS, DOMAINS, FRAME, SIZES, TEXTURES
+from vlnotes.world.grounds import fog, ground_of, knitted, noise, seeds_of
+from vlnotes.world.looks import maps, second_tone
+from vlnotes.world.scans import SCAN_DISTANCES
 from vlnotes.world.scenes import Scene
 from vlnotes.world.shapes import DISTANCES
 
 WINDOW = 32.0  # side of an object's window in frame units
 CLOUD_RADIUS = 12.5
 CLOUD_SLOT = 4
+SPRITE_SIDE = 32  # the pixel domain is drawn at this size, then enlarged
 _CODES = {name: k for k, name in enumerate(DISTANCES)}
-_SHAPES = tuple(DISTANCES.values())
+_NAMES, _SHAPES = tuple(DISTANCES), tuple(DISTANCES.values())
 _CLOUD = (232, 233, 238), (206, 209, 220)
-_CLOUD_NEON = (74, 78, 96), (120, 126, 150)
+_CLOUD_DARK = (74, 78, 96), (120, 126, 150)
 
 
 def draw(scenes: list[Scene], size: int = 64, device: str | torch.device = "cpu") -> Tensor:
@@ -80,24 +83,29 @@ class _Objects:
             palette, look = DOMAINS[scene.domain].palette, DOMAINS[scene.domain].look
             for k, t in enumerate(scene.objects):
                 if k not in scene.hidden:
-                    turn = t.rotation + (90 * DIRECTIONS.index(t.direction) if t.direction else 0)
+                    turn = 90 * DIRECTIONS.index(t.direction) if t.direction else 0
+                    x, y = t.x, t.y
+                    if look == "pixel":  # sprites stand upright, on the middle of a pixel
+                        x, y = (2 * math.floor(v / 2) + 1.0 for v in (x, y))
+                    else:
+                        turn += t.rotation
                     colour = palette[t.colour]
                     rows.append(
                         (
-                            _CODES[t.shape],
+                            _CODES[f"{look} {t.shape}" if f"{look} {t.shape}" in _CODES else t.shape],
                             b,
                             k,
-                            t.x,
-                            t.y,
+                            x,
+                            y,
                             SIZES[t.size],
                             turn,
                             TEXTURES.index(t.texture),
                             *colour,
                         )
-                        + _second(look, t.colour, colour)
+                        + second_tone(look, t.colour, colour)
                     )
             if scene.cloud is not None:
-                pair = _CLOUD_NEON if look == "neon" else _CLOUD
+                pair = _CLOUD_DARK if look in ("neon", "chalk") else _CLOUD
                 rows.append((_CODES["cloud"], b, CLOUD_SLOT, *scene.cloud, CLOUD_RADIUS, 0.0, 0, *pair[0], *pair[1]))
         rows.sort(key=lambda r: r[0])
         data = torch.tensor(rows, dtype=torch.float32).to(device)  # (O, 14)
@@ -122,8 +130,12 @@ class _Objects:
         at = 0
         while at < len(rows):
             end = at + self.shape[at:].count(self.shape[at])
+            shape = _SHAPES[self.shape[at]]
+            if _NAMES[self.shape[at]] in SCAN_DISTANCES:  # whose hand wrote it follows from the scene
+                seeds = torch.tensor([scenes[r[1]].seed + 7 * r[2] for r in rows[at:end]], device=device)
+                shape = partial(shape, hand=seeds)
             torch.mul(
-                _SHAPES[self.shape[at]](self.u[at:end], self.v[at:end]),
+                shape(self.u[at:end], self.v[at:end]),
                 (self.r[at:end] * scale)[:, None, None],
                 out=self.d[at:end],
             )
@@ -134,145 +146,32 @@ class _Objects:
         torch.maximum(self.d, outside, out=self.d)
 
 
-def _second(look: str, name: str, colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    # A neon tube has a pale core; paint has a darker or lighter tone of itself.
-    return tuple(c + (255 - c) * 0.6 for c in colour) if look == "neon" else tone(name, colour)
-
-
-def _pattern(o: _Objects, rows: Tensor, kind: int) -> Tensor:
-    """Share of the second tone (rows, W, W) for striped 1, dotted 2, checked 3; sizes in frame units."""
-    r = o.r[rows, None, None]
-    soft = 1.2 * o.scale
-    if kind == 1:
-        wave = torch.sin((o.u[rows] + o.v[rows]) * r * (2 * math.pi / 6.2)) * (soft * 1.4)
-    elif kind == 2:
-        f = 2 * math.pi / 4.9
-        wave = (torch.cos(o.u[rows] * r * f) + torch.cos(o.v[rows] * r * f) - 0.45) * soft
-    else:
-        f = math.pi / 3.4
-        wave = torch.sin(o.u[rows] * r * f) * torch.sin(o.v[rows] * r * f) * (soft * 2.5)
-    return (wave + 0.5).clamp_(0, 1)
-
-
-def _textures(o: _Objects) -> Tensor:
-    second = torch.zeros_like(o.d)
-    for kind in (1, 2, 3):
-        rows = (o.texture == kind).nonzero()[:, 0]
-        if len(rows):
-            second[rows] = _pattern(o, rows, kind)
-    return second
-
-
-def _flat(o: _Objects, rim: float, shade: float, gradient: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Paper and garden: filled, dark rim, soft shadow; `gradient` mixes the second tone in from below."""
-    s = o.scale
-    alpha = (0.5 - o.d).clamp_(0, 1)
-    light = (o.d + 1.9 * s).div_(1.5 * s).clamp_(0, 1).mul_(-rim).add_(1.04 - shade * o.height)
-    first = light.mul_(alpha)
-    second = _textures(o)
-    if gradient:
-        second = (second * (1 - gradient)).add_((gradient * 0.5) * (1 + o.height)).clamp_(0, 1)
-    second.mul_(first)
-    first.sub_(second)
-    dark = (0.62 - o.d / (4.5 * s)).clamp_(0, 1).square_().mul_(0.42)
-    stay = torch.ones_like(dark)
-    dx, dy = round(2 * s), round(1.5 * s)
-    stay[:, dy:, dx:] -= dark[:, : o.side - dy, : o.side - dx]
-    return stay.mul_(1 - alpha), first, second
-
-
-def _glow(o: _Objects) -> tuple[Tensor, Tensor, Tensor]:
-    """Neon: no fill, a bright tube along the edge, light that falls off as exp(-|d| / 2)."""
-    s = o.scale
-    inside = (0.5 - o.d).clamp_(0, 1)
-    away = (o.d.abs() - 0.6 * s).clamp_(min=0)
-    first = (away / (-2.0 * s)).exp_().mul_((1.4 - away / (4.0 * s)).clamp_(0, 0.9))  # dark before the window ends
-    first.add_(_textures(o).mul_(inside), alpha=0.55)
-    core = (1 - away / (0.8 * s)).clamp_(0, 1).mul_(0.45)
-    return 1 - 0.4 * inside, first.sub_(core).clamp_(min=0), core.mul_(1.25)
-
-
-def _maps(o: _Objects, look: str) -> tuple[Tensor, Tensor, Tensor]:
-    if look == "neon":
-        return _glow(o)
-    if look == "garden":
-        return _flat(o, rim=0.16, shade=0.06, gradient=0.28)
-    return _flat(o, rim=0.24, shade=0.07, gradient=0.0)
-
-
 def _paint(scenes: list[Scene], name: str, size: int, device: torch.device) -> Tensor:
-    canvas = _ground(scenes, name, size, device)  # (B, 3, H, W)
+    look = DOMAINS[name].look
+    if look == "pixel" and size > SPRITE_SIDE:
+        small = _paint(scenes, name, SPRITE_SIDE, device)
+        nearest = torch.arange(size, device=device) * SPRITE_SIDE // size
+        return small[:, :, nearest][..., nearest]
+    canvas = ground_of(scenes, name, size, device)  # (B, 3, H, W)
     o = _Objects(scenes, size, device)
-    stay, first, second = _maps(o, DOMAINS[name].look)
+    left, top = o.left.long(), o.top.long()
+    if look in ("chalk", "knit"):
+        rough = noise(seeds_of(scenes, device), size, 32)  # (B, H, W)
+        o.rough = rough.unfold(1, o.side, 1).unfold(2, o.side, 1)[o.scene, top, left]  # (O, W, W)
+    stay, first, second = maps(o, look)
     laid = o.colours @ torch.stack((first, second), 1).flatten(2)  # (O, 3, W * W)
     laid = laid.view(-1, 3, o.side, o.side)
-    left, top = o.left.long(), o.top.long()
     windows = canvas.unfold(2, o.side, 1).unfold(3, o.side, 1)  # every window as a view, (B, 3, ., ., W, W)
     channel = torch.arange(3, device=device)
     for slot in o.slots:  # painter's order
         rows = (o.slot == slot).nonzero()[:, 0]
         at = (o.scene[rows, None], channel, top[rows, None], left[rows, None])
         windows[at] = torch.addcmul(laid[rows], windows[at], stay[rows, None])
+    if look == "knit":
+        canvas = knitted(canvas)
+    elif look == "harbour":
+        canvas = fog(canvas, scenes, name)
     return canvas.add_(0.5).clamp_(0, 255).to(torch.uint8)
-
-
-def _mix(h: Tensor) -> Tensor:
-    """A 32-bit integer hash on int64 tensors, so that no product overflows unseen."""
-    h = h & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    return h ^ (h >> 16)
-
-
-@lru_cache(maxsize=64)
-def _spline(size: int, nodes: int, device: torch.device) -> Tensor:
-    """(size, nodes + 3) weights of the cubic B-spline: smooth noise is a product of two small matrices."""
-    t = (torch.arange(size, dtype=torch.float64) + 0.5) / size * nodes
-    away = (t[:, None] - torch.arange(-1, nodes + 2)).abs()
-    near = 2 / 3 - away**2 + away**3 / 2
-    far = (2 - away).clamp(min=0) ** 3 / 6
-    return torch.where(away < 1, near, far).float().to(device)
-
-
-def _noise(seeds: Tensor, size: int, nodes: int) -> Tensor:
-    """Value noise (B, size, size) in about -1..1 with `nodes` bumps a side."""
-    n = torch.arange(nodes + 3, device=seeds.device)
-    lattice = _mix(_mix(seeds[:, None, None] + 7919 * nodes + n[:, None] * 257) + n * 65537)  # (B, n, n)
-    lattice = (lattice & 0xFFFF).float().div_(32767.5).sub_(1)
-    weights = _spline(size, nodes, seeds.device)
-    return (weights @ lattice @ weights.T).mul_(1.6)
-
-
-def _grain(seeds: Tensor, size: int) -> Tensor:
-    """A speck of -1, 0 or 1 grey levels for every pixel, most of them 0, (B, size, size)."""
-    n = torch.arange(size, device=seeds.device)
-    row = (_mix(seeds[:, None] + n * 9781) - (1 << 31)).int()  # (B, H)
-    column = (_mix(seeds[:, None] * 3 + n * 6271) - (1 << 31)).int()
-    h = row[:, :, None] ^ column[:, None, :]  # (B, H, W) int32; products wrap around, as a hash should
-    h *= 0x2C1B3C6D
-    h ^= h >> 15
-    h *= 0x297A2D39
-    h >>= 28  # -8 .. 7
-    return ((h > 6).int() - (h < -7).int()).float()
-
-
-def _ground(scenes: list[Scene], name: str, size: int, device: torch.device) -> Tensor:
-    domain = DOMAINS[name]
-    ends = torch.tensor([domain.places[s.place] for s in scenes], dtype=torch.float32).to(device)  # (B, 2, 3)
-    ramp = [blend(domain.horizon, (k + 0.5) / size) for k in range(size)]
-    ramp = torch.tensor(ramp, dtype=torch.float32).to(device)
-    base = torch.lerp(ends[:, 0, :, None], ends[:, 1, :, None], ramp)  # (B, 3, H)
-    seeds = torch.tensor([(s.seed ^ s.seed >> 21) & 0x7FFFFFFF for s in scenes]).to(device)
-    rough = _noise(seeds, size, 5).mul_(2.5 if domain.look == "neon" else 6.0)
-    if domain.leaves:
-        step = 20
-        rough.add_(_noise(seeds, size, step).mul_((domain.leaves * ramp)[:, None]))
-    if domain.look != "neon":  # glass has no grain
-        rough.add_(_grain(seeds, size))
-    # Whole grey levels, the same in all channels: nothing is lost in uint8, and PNG files are a third
-    # smaller.
-    rough.round_()
-    return base.round_()[..., None] + rough[:, None]  # (B, 3, H, W)
 
 
 def masks(scenes: list[Scene], size: int = 64, device: str | torch.device = "cpu") -> Tensor:

@@ -271,7 +271,7 @@ def ceilings(domain: str = "paper", n: int = 1000, split: str = "test", seed: in
     return table
 
 
-def contact_sheet(path: str | Path, columns: int = 9, rows: int = 2, zoom: int = 2) -> None:
+def contact_sheet(path: str | Path, columns: int = 7, rows: int = 1, zoom: int = 2) -> None:
     """Write one PNG with the first training scenes of every domain, `rows` rows of 64-pixel pictures for
     each.
 

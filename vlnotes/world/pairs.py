@@ -24,7 +24,14 @@ class Pairs(NamedTuple):
         return [caption.text for caption in self.captions]
 
 
-def pairs(scenes: list[Scene], kinds: tuple[str, ...] = KINDS, size: int = 64, device: str = "cpu") -> Pairs:
+def pairs(
+    scenes: list[Scene],
+    kinds: tuple[str, ...] = KINDS,
+    size: int = 64,
+    device: str = "cpu",
+    *,
+    synonyms: int = 2,
+) -> Pairs:
     """Draw and describe scenes.
 
     Args:
@@ -32,19 +39,20 @@ def pairs(scenes: list[Scene], kinds: tuple[str, ...] = KINDS, size: int = 64, d
         kinds: which captions to keep, of "full", "rel", "count", "partial" and "generic".
         size: pixels a side.
         device: where to draw.
+        synonyms: how many words a concept may have, 1 for the canonical word only.
 
     Returns:
         `Pairs`; the captions of a picture stand together, pictures in the order of the scenes.
 
     Raises:
-        ValueError: an unknown kind, no kinds, or a scene that has no caption of these kinds.
+        ValueError: an unknown kind, no kinds, `synonyms` below 1, or a scene that has no caption of these kinds.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
         raise ValueError(f"kinds must be some of {', '.join(KINDS)}, not {sorted(unknown) or 'none'}")
     told, owner = [], []
     for index, scene in enumerate(scenes):
-        some = [caption for caption in captions(scene) if caption.kind in kinds]
+        some = [caption for caption in captions(scene, synonyms) if caption.kind in kinds]
         if not some:
             raise ValueError(f"scene {index} has no caption of the kinds {', '.join(kinds)}")
         told += some

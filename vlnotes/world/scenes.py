@@ -9,6 +9,7 @@ import numpy as np
 from vlnotes.world.domains import (
     CELLS,
     COLOURS,
+    DIGITS,
     DIRECTIONS,
     JITTER,
     SHARED_SHAPES,
@@ -22,8 +23,10 @@ from vlnotes.world.domains import (
 VERSION = 1
 SPLITS = {"train": 0, "val": 1, "test": 2}
 SIZE_NAMES = tuple(SIZES)
-# 14 colour-shape pairs that no training scene shows: one for every shared shape.
-HELD_OUT = frozenset((COLOURS[(3 * k + 1) % 10], shape) for k, shape in enumerate(SHARED_SHAPES))
+# Colour-shape pairs that no training scene shows: one for every shared shape, one for every digit.
+HELD_OUT = frozenset(
+    (COLOURS[(3 * k + 1) % 10], shape) for names in (SHARED_SHAPES, DIGITS) for k, shape in enumerate(names)
+)
 
 
 @dataclass(frozen=True)

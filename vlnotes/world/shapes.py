@@ -13,6 +13,9 @@ import math
 import torch
 from torch import Tensor
 
+from vlnotes.world.glyphs import GLYPH_DISTANCES
+from vlnotes.world.scans import SCAN_DISTANCES
+
 
 def circle(x: Tensor, y: Tensor) -> Tensor:
     """A full disc."""
@@ -171,6 +174,52 @@ def bird(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(torch.minimum(body, head), torch.minimum(beak, tail))
 
 
+def boat(x: Tensor, y: Tensor) -> Tensor:
+    """A hull, a mast and one sail to the right of it."""
+    hull = torch.maximum(0.89 * x.abs() + 0.45 * y - 0.94, (y - 0.54).abs() - 0.27)
+    mast = torch.maximum((x + 0.12).abs() - 0.07, (y + 0.3).abs() - 0.68)
+    sail = torch.maximum(torch.maximum(0.02 - x, y - 0.12), 0.83 * x - 0.56 * (y + 0.96))
+    jib = torch.maximum(torch.maximum(x + 0.26, y - 0.12), -0.87 * x - 0.5 * (y + 0.94))
+    return torch.minimum(torch.minimum(hull, mast), torch.minimum(sail, jib))
+
+
+def fish(x: Tensor, y: Tensor) -> Tensor:
+    """Swims to the right, with an open eye."""
+    body = 0.8 * (torch.hypot(x - 0.2, 1.45 * y) - 0.76)
+    tail = torch.maximum(0.78 * y.abs() + 0.62 * (x + 0.36), -0.92 - x)
+    eye = torch.hypot(x - 0.52, y + 0.12) - 0.11
+    return torch.maximum(torch.minimum(body, tail), -eye)
+
+
+def anchor(x: Tensor, y: Tensor) -> Tensor:
+    """A ring, a stock, a shank, and arms that end in flukes."""
+    x = x.abs()
+    eye = (torch.hypot(x, y + 0.74) - 0.17).abs() - 0.09
+    shank = torch.maximum(x - 0.11, (y - 0.14).abs() - 0.72)
+    stock = torch.maximum(x - 0.45, (y + 0.34).abs() - 0.1)
+    arms = torch.maximum((torch.hypot(x, y - 0.1) - 0.72).abs() - 0.12, 0.28 - y)
+    fluke = 0.71 * ((x - 0.7).abs() + (y - 0.24).abs() - 0.27)
+    return torch.minimum(torch.minimum(torch.minimum(eye, shank), torch.minimum(stock, arms)), fluke)
+
+
+def wave(x: Tensor, y: Tensor) -> Tensor:
+    """Two wavy lines."""
+    swing = 0.17 * torch.sin(5.7 * x)
+    lines = 0.72 * (((y - swing).abs() - 0.37).abs() - 0.21)
+    return torch.maximum(lines, x.abs() - 0.79)
+
+
+def lighthouse(x: Tensor, y: Tensor) -> Tensor:
+    """A tapered tower with a bright band, a lamp between gallery and roof."""
+    x = x.abs()
+    tower = torch.maximum(0.97 * x - 0.24 * y - 0.32, (y - 0.27).abs() - 0.66)
+    tower = torch.maximum(tower, 0.1 - (y - 0.22).abs())
+    gallery = torch.maximum(x - 0.37, (y + 0.38).abs() - 0.06)
+    lamp = torch.maximum(x - 0.2, (y + 0.6).abs() - 0.2)
+    roof = torch.maximum(y + 0.66, 0.64 * x - 0.77 * (y + 1.0))
+    return torch.minimum(torch.minimum(tower, gallery), torch.minimum(lamp, roof))
+
+
 def cloud(x: Tensor, y: Tensor) -> Tensor:
     """Three puffs on a flat base."""
     x = x.abs()
@@ -198,6 +247,14 @@ _ALL = (
     mushroom,
     butterfly,
     bird,
+    boat,
+    fish,
+    anchor,
+    wave,
+    lighthouse,
     cloud,
 )
 DISTANCES = {shape.__name__: shape for shape in _ALL}
+# A glyph whose noun is drawn here too has its domain's look in front of its name.
+DISTANCES |= {f"glyphs {name}" if name in DISTANCES else name: shape for name, shape in GLYPH_DISTANCES.items()}
+DISTANCES |= SCAN_DISTANCES

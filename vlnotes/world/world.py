@@ -16,7 +16,8 @@ class World:
     """An endless supply of scenes of one domain, the same ones for the same seed.
 
     Args:
-        domain: "paper", "neon" or "garden".
+        domain: a name in `DOMAINS`: "paper", "neon", "chalk", "knit", "garden", "harbour", "pixel",
+            "glyphs" or "digits".
         seed: any int >= 0.
 
     Raises:
