@@ -164,7 +164,7 @@ def _phrase(scene: Scene, domain: Domain, i: int, u, synonyms: int, keep_colour:
         words.append(("pointing", None, ()))
         words.append((_word(domain, "direction", thing.direction, at["direction"], synonyms), "direction", (i,)))
     if domain.articles:
-        words.insert(0, ("an" if words[0][0][0] in "aeiou" else "a", None, ()))
+        words.insert(0, ("an" if words[0][0][0] in "aeiou8" else "a", None, ()))
     return words, term
 
 
@@ -236,4 +236,4 @@ def prompts(domain: str, of: str = "colour-shape", template: str = "a picture of
         pairs = {f"{c} {s}": f"{colour[c]} {noun[s]}" for s in world.shapes for c in colours}
     else:
         raise ValueError(f'prompts are of "colour", "shape" or "colour-shape", got {of!r}')
-    return {key: template.format(("an " if words[0] in "aeiou" else "a ") + words) for key, words in pairs.items()}
+    return {key: template.format(("an " if words[0] in "aeiou8" else "a ") + words) for key, words in pairs.items()}
