@@ -29,7 +29,7 @@ fi
 if [ ! -e "$venv/.ready" ]; then
     case "$(uname -s)-$(uname -m)" in
         Linux-x86_64) size="about 2.7 GB to download, 6.5 GB on disk (PyTorch for Linux brings its CUDA libraries)" ;;
-        *) size="roughly 0.5 GB to download, 2 GB on disk" ;;
+        *) size="an estimated 0.5 GB to download, 2 GB on disk (measured on Linux x86-64 only)" ;;
     esac
     echo "Making the environment in $venv with $("$python" --version): $size."
     echo "This happens once. Nothing outside $venv is touched."
