@@ -19,7 +19,8 @@ FLOORS = [
     {"datasets", "encoders", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "codis", "psd", "xclip", "modx"},
     {"train", "plots", "explorer"},
-    {"experiment", "environment", "claims", "checks"},
+    {"experiment", "environment", "claims"},
+    {"checks"},
     {"__main__"},
 ]
 BUILDS_ON = {("codis", "albef"), ("xclip", "clip"), ("modx", "clip")}

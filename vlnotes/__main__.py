@@ -47,9 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--skip-bad", action="store_true", help="go on without bad entries, count and list them")
     train.add_argument("--no-resume", action="store_true", help="start again even if an unfinished run is there")
 
-    claims = commands.add_parser("claims", help="runs over several seeds, with and without one trick")
+    claims = commands.add_parser("claims", help="the papers' claims, tried over several seeds")
     claims.add_argument("action", choices=["list", "run", "table"])
-    claims.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    claims.add_argument("--minutes", type=float, help="run: stop in time; the next call goes on")
+    claims.add_argument("--study", help="one study alone, such as 03.moco")
+    claims.add_argument("--scale", default="tiny", help="tiny (default) or small, for a GPU")
+    claims.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="run: every N-th run from the I-th, to share the work"
+    )
 
     given = parser.parse_args(arguments)
     try:
@@ -107,7 +112,10 @@ def _train(given) -> int:
 def _claims(given) -> int:
     from vlnotes import claims
 
-    return claims.main(given.action, given.minutes)
+    part, _, parts = given.shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ValueError(f"--shard must be I/N with I from 0 to N - 1, such as 0/2; got {given.shard}")
+    return claims.main(given.action, given.minutes, given.study, given.scale, (int(part), int(parts)))
 
 
 if __name__ == "__main__":

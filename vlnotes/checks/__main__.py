@@ -1,18 +1,20 @@
 """`python -m vlnotes.checks`: write what is generated from the stored notebooks; with `--check`, only look.
 
-Writes `data/graduation.md` and the README's picture, and brings the tables of the course and every number quoted from
-the records in README.md and the notebooks up to date.
+Writes `data/graduation.md` and the README's picture, and brings the tables of the course and of the claims, and every
+number quoted from the records in README.md and the notebooks up to date.
 """
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
-from vlnotes import records
+from vlnotes import claims, records
 from vlnotes.checks.course import rewrite_table, stored_pictures
 from vlnotes.checks.graduation import complaints, marks, table, taught_functions
 
+CLAIM_TABLE = re.compile(r"(<!--claims:?(\w*)-->)\n.*?(<!--/claims-->)", re.DOTALL)
 README_PICTURE = ("00_start_here.ipynb", "after")  # notebook and cell that draw the README's matrix
 
 
@@ -32,13 +34,35 @@ def generated(course: Path) -> dict[Path, bytes]:
     files = {course / "data" / "graduation.md": table(taught_functions(), marks(notebooks))}
     for path in [course / "README.md"] if (course / "README.md").exists() else []:
         text = records.rewrite_quotes(path.read_text(encoding="utf-8"))
-        files[path] = rewrite_table(text, notebooks, "notebooks/")
+        files[path] = rewrite_table(rewrite_claims(text), notebooks, "notebooks/")
     for path in sorted(notebooks.glob("*.ipynb")):
         files[path] = _notebook(path)
     made = {path: text.encode() for path, text in files.items()}
     for picture in stored_pictures(notebooks / README_PICTURE[0], README_PICTURE[1]):
         made[course / "data" / "readme_matrix.png"] = picture
     return made
+
+
+def rewrite_claims(text: str) -> str:
+    """Put what became of the claims between `<!--claims-->` and `<!--/claims-->`; `<!--claims:M-->` takes MoCo's alone.
+
+    Args:
+        text: Markdown.
+
+    Returns:
+        The text, with these tables brought up to date.
+
+    Raises:
+        ValueError: letters that no claim begins with.
+    """
+
+    def fresh(mark: re.Match) -> str:
+        chosen = [claim for claim in claims.CLAIMS if mark[2] in ("", claim.id.rstrip("abcdefgh0123456789"))]
+        if not chosen:
+            raise ValueError(f"no claim begins with {mark[2]!r}; see `python -m vlnotes claims list`")
+        return f"{mark[1]}\n{claims.claim_table(chosen, claims.STUDIES)}{mark[3]}"
+
+    return CLAIM_TABLE.sub(fresh, text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +109,7 @@ def _notebook(path: Path) -> str:
         source = "".join(cell["source"])
         fresh = source
         if cell["cell_type"] == "markdown":
-            fresh = rewrite_table(records.rewrite_quotes(source), path.parent)
+            fresh = rewrite_table(rewrite_claims(records.rewrite_quotes(source)), path.parent)
         if fresh != source:
             cell["source"], changed = fresh.splitlines(keepends=True), True
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" if changed else text

@@ -4,6 +4,7 @@
 """
 
 from vlnotes.world.captions import KINDS, Caption, Span, captions, prompts
+from vlnotes.world.closeups import FACTORS, close_ups, factor_labels
 from vlnotes.world.domains import COLOURS, CONCEPTS, DOMAINS, RELATIONS, SHAPES, SIZES, TEXTURES
 from vlnotes.world.drawing import boxes, boxes_of, draw, masks
 from vlnotes.world.edits import EDITS, edits, hard_gallery
@@ -20,6 +21,7 @@ __all__ = [
     "CONCEPTS",
     "DOMAINS",
     "EDITS",
+    "FACTORS",
     "HELD_OUT",
     "KINDS",
     "NOISES",
@@ -41,11 +43,13 @@ __all__ = [
     "cache_folder",
     "captions",
     "ceilings",
+    "close_ups",
     "contact_sheet",
     "describe",
     "draw",
     "edits",
     "export",
+    "factor_labels",
     "from_json",
     "hard_gallery",
     "holds",

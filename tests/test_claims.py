@@ -1,0 +1,253 @@
+"""Claims: verdicts on planted effects, runs that are kept and gone on with, tables that are made from them."""
+
+import json
+import math
+
+import pytest
+
+from vlnotes import claims
+from vlnotes.__main__ import main as command
+from vlnotes.claims import Claim, Study, judge
+
+calls = []
+
+
+def planted(settings: dict, seed: int) -> dict:
+    """A run without a training: the score is what the settings say, and a little that the seed says."""
+    calls.append((settings["level"], seed))
+    return {"score": settings["level"] + 0.01 * seed, "curve": [0.0, 1.0], "device": "cpu"}
+
+
+STUDY = Study(
+    "planted", planted, {"tiny": {"level": 0.5, "pictures": 1, "steps": 1}}, {"base": {}, "better": {"level": 0.6}}
+)
+CLAIM = Claim("Z1", "better is better", "+1", "planted", {"better": 1, "base": -1}, "score")
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    calls.clear()
+
+
+@pytest.mark.parametrize(
+    ("effects", "direction", "expected"),
+    [
+        ([9, 10, 11, 10, 9], "+", "holds"),
+        ([-9, -10, -11, -10, -9], "+", "does not hold"),
+        ([0.1, -0.2, 0.2, 0.0, 0.1], "+", "no difference"),
+        ([9, -10, 11, -10, 9], "+", "undecided"),
+        ([0.1, -0.2, 0.2, 0.0, 0.1], "=", "holds"),
+        ([9, 10, 11, 10, 9], "=", "does not hold"),
+        ([-9, -10, -11, -10, -9], "=", "does not hold"),
+        ([9, -10, 11, -10, 9], "=", "undecided"),
+        ([10], "+", "undecided"),
+        ([], "+", "undecided"),
+    ],
+)
+def test_planted_effects_get_their_verdict(effects, direction, expected):
+    assert judge(effects, direction, margin=2).verdict == expected
+
+
+def test_the_interval_is_students():
+    from scipy.stats import ttest_1samp
+
+    effects = [1.0, 2.5, 0.5, 3.0, 2.0]
+    found = judge(effects)
+    reference = ttest_1samp(effects, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert found.effect == pytest.approx(1.8)
+
+
+def test_bad_effects_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        judge([1.0, math.nan])
+    with pytest.raises(ValueError, match="direction"):
+        judge([1.0, 2.0], "-")
+    with pytest.raises(ValueError, match="margin"):
+        judge([1.0, 2.0], margin=-1)
+
+
+def test_runs_go_seed_by_seed_and_are_never_made_twice(tmp_path):
+    assert claims.run([STUDY], folder=tmp_path, say=lambda line: None) == 0
+    assert calls == [(level, seed) for seed in range(5) for level in (0.5, 0.6)]
+    assert claims.run([STUDY], folder=tmp_path, say=lambda line: None) == 0
+    assert len(calls) == 10
+    row = json.loads(claims.run_file(STUDY, "better", 3, folder=tmp_path).read_text())
+    assert row["settings"] == {"level": 0.6, "pictures": 1, "steps": 1}
+    assert (row["arm"], row["seed"], row["scale"], row["device"]) == ("better", 3, "tiny", "cpu")
+    assert row["scores"]["score"] == pytest.approx(0.63) and set(row["made_with"]) == {"vlnotes", "torch", "python"}
+
+
+def test_changed_settings_make_new_runs(tmp_path):
+    claims.run([STUDY], folder=tmp_path, say=lambda line: None)
+    changed = Study("planted", planted, {"tiny": {"level": 0.7, "pictures": 1, "steps": 1}}, STUDY.arms)
+    assert claims.run_file(changed, "base", 0, folder=tmp_path) != claims.run_file(STUDY, "base", 0, folder=tmp_path)
+    # the arm that sets the level itself is made from the same settings as before
+    assert claims.run_file(changed, "better", 0, folder=tmp_path) == claims.run_file(
+        STUDY, "better", 0, folder=tmp_path
+    )
+
+
+def test_arms_of_equal_settings_share_their_runs(tmp_path):
+    twice = Study("planted", planted, STUDY.common, {"base": {}, "again": {"level": 0.5}}, seeds=2)
+    claims.run([twice], folder=tmp_path, say=lambda line: None)
+    assert len(calls) == 2
+    assert [(row["arm"], row["seed"]) for row in claims.rows(twice, folder=tmp_path)] == [
+        *(("base", 0), ("base", 1)),
+        *(("again", 0), ("again", 1)),
+    ]
+
+
+def test_shards_share_the_work_without_overlap(tmp_path):
+    assert claims.run([STUDY], shard=(0, 3), folder=tmp_path, say=lambda line: None) == 6
+    first = list(calls)
+    claims.run([STUDY], shard=(1, 3), folder=tmp_path, say=lambda line: None)
+    assert claims.run([STUDY], shard=(2, 3), folder=tmp_path, say=lambda line: None) == 0
+    assert len(first) == 4 and len(calls) == len(set(calls)) == 10
+
+
+def test_minutes_stop_in_time_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 20))  # every look at the clock is 20 seconds after the one before
+    monkeypatch.setattr(claims.engine.time, "perf_counter", lambda: next(clock))
+    said = []
+    missing = claims.run([STUDY], minutes=2, folder=tmp_path, say=said.append)
+    assert 0 < missing < 10 and len(calls) == 10 - missing
+    assert "stopping" in said[-1]
+    assert claims.run([STUDY], folder=tmp_path, say=said.append) == 0
+    assert len(calls) == 10
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    def failing(settings, seed):
+        if settings["level"] == 0.6 and seed == 1:
+            raise ValueError("the loss became nan at step 7")
+        return planted(settings, seed)
+
+    study = Study("planted", failing, STUDY.common, STUDY.arms)
+    with pytest.raises(ValueError, match="planted, arm 'better', seed 1: the loss became nan"):
+        claims.run([study], folder=tmp_path, say=lambda line: None)
+    assert len(list(tmp_path.rglob("*.json"))) == 3 and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_planted_wrong_sign_is_reported_as_not_holding(tmp_path):
+    claims.run([STUDY], folder=tmp_path, say=lambda line: None)
+    right = claims.verdict(CLAIM, STUDY, folder=tmp_path)
+    assert right.verdict == "holds" and right.effect == pytest.approx(10) and right.seeds == 5
+    wrong = Claim("Z2", "worse is better", "+1", "planted", {"base": 1, "better": -1}, "score")
+    assert claims.verdict(wrong, STUDY, folder=tmp_path).verdict == "does not hold"
+    text = claims.claim_table([CLAIM, wrong], {"planted": STUDY}, folder=tmp_path)
+    assert "| Z2 | worse is better | +1 | -10.0 (-10.0 to -10.0) | 5 | **does not hold** |" in text
+
+
+def test_the_comparison_is_paired_by_seed(tmp_path):
+    claims.run([STUDY], shard=(0, 1), folder=tmp_path, say=lambda line: None)
+    claims.run_file(STUDY, "base", 2, folder=tmp_path).unlink()
+    found = claims.verdict(CLAIM, STUDY, folder=tmp_path)
+    assert found.seeds == 4 and found.effect == pytest.approx(10)  # seed 2 is left out on both sides
+    assert "only 4 seeds" in claims.claim_table([CLAIM], {"planted": STUDY}, folder=tmp_path)
+
+
+def test_tables_name_what_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="no arm 'worse'"):
+        claims.verdict(Claim("Z", "", "", "planted", {"worse": 1}, "score"), STUDY, folder=tmp_path)
+    claims.run([STUDY], folder=tmp_path, say=lambda line: None)
+    with pytest.raises(ValueError, match="claim Z.*no score 'recall'"):
+        claims.verdict(Claim("Z", "", "", "planted", {"base": 1}, "recall"), STUDY, folder=tmp_path)
+    with pytest.raises(ValueError, match="scale"):
+        STUDY.settings("base", "large")
+    with pytest.raises(ValueError, match="there is no study"):
+        claims.table("99.nothing")
+
+
+def test_the_arm_table_has_mean_and_spread(tmp_path):
+    claims.run([STUDY], folder=tmp_path, say=lambda line: None)
+    text = claims.arm_table(STUDY, ["score"], folder=tmp_path)
+    assert "52.0 +-  1.6" in text and "62.0 +-  1.6" in text
+
+
+@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda claim: claim.id)
+def test_every_claim_can_be_tried(claim):
+    if not claim.study:
+        assert claim.why
+        return
+    study = claims.STUDIES[claim.study]
+    for arm in claim.contrast:
+        study.settings(arm)
+    if claim.direction == "+":
+        assert sum(claim.contrast.values()) == 0  # a comparison, not a level
+
+
+def test_claim_ids_are_unique_and_moco_is_whole():
+    ids = [claim.id for claim in claims.CLAIMS]
+    assert len(ids) == len(set(ids))
+    assert {f"M{number}" for number in range(1, 9)} <= set(ids)
+
+
+@pytest.mark.parametrize("study", claims.STUDIES.values(), ids=lambda study: study.name)
+def test_stored_runs_are_of_settings_that_exist(study):
+    """A run that no arm asks for any more is dead weight, or its settings were changed without running it again."""
+    known = {claims.run_file(study, arm, seed, scale) for arm in study.arms for seed in range(study.seeds)
+             for scale in study.common}  # fmt: skip
+    stored = set((claims.RUNS / study.name).glob("*.json"))
+    assert stored and stored <= known
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mechanism": "bank", "queue_size": 16},
+        {"mechanism": "end-to-end"},
+        {"norm": "batch", "bn_groups": 4, "shuffle": False},
+        {"steps": 0},
+    ],
+)
+def test_a_run_of_moco_gives_every_score_that_the_claims_ask_for(settings):
+    tiny = claims.moco.TINY | {"pictures": 64, "steps": 20, "batch_size": 16, "width": 64, "queue_size": 32} | settings
+    found = claims.moco.run(tiny, seed=0)
+    asked = {claim.score for claim in claims.CLAIMS if claim.study == "03.moco"} - (
+        {"accuracy"} if not tiny["steps"] else set()
+    )
+    assert asked <= set(found)
+    assert all(0 <= found[name] <= 1 for name in ("shape", "colour", "shape_knn", "colour_knn"))
+    if tiny["steps"]:
+        assert len(found["loss_curve"]) == 20 and found["loss"] > 0
+
+
+def test_the_command_lists_and_prints(capsys):
+    assert command(["claims", "list"]) == 0
+    assert "03.moco: 5 seeds" in capsys.readouterr().out
+    assert command(["claims", "table", "--study", "03.moco"]) == 0
+    assert "| M2 |" in capsys.readouterr().out
+    assert command(["claims", "run", "--shard", "2/2"]) == 1
+    assert "--shard" in capsys.readouterr().err
+
+
+def test_what_is_not_tried_says_why(tmp_path):
+    text = claims.claim_table([claim for claim in claims.CLAIMS if not claim.study], {}, folder=tmp_path)
+    assert "| M8 |" in text and "not tried: no detector" in text
+
+
+def test_the_gates_are_counted_as_the_card_says():
+    """Planted recalls: paper alone .8 and .1 elsewhere, joint .05 behind, each domain falls from .8 to .3."""
+    stream = claims.domains.STREAM
+    row = lambda arm, scores: {"arm": arm, "seed": 0, "scores": scores}  # noqa: E731
+    alone = [row(f"{d} alone", {e: 0.8 if d == e else 0.1 for e in stream}) for d in stream]
+    joint = row("joint", dict.fromkeys(stream, 0.75))
+    learnt = {f"{d}_curve": [0.8 if at == i else 0.3 for at in range(5)] for i, d in enumerate(stream)}
+    sequential = row("sequential", {d: 0.8 if d == "harbour" else 0.3 for d in stream} | learnt)
+    found = claims.domains.gates([*alone, joint, sequential])
+    assert found["drop on neon"] == pytest.approx([70])
+    assert found["joint behind single"] == pytest.approx([5])
+    assert found["forgetting"] == pytest.approx([50])
+    assert claims.domains.gates([*alone, joint]) == {}  # a seed that is not whole does not count
+
+
+def test_a_run_over_two_phases_scores_every_domain():
+    tiny = claims.domains.TINY | {"pictures": 40, "steps": 2, "batch_size": 16, "gallery": 20}
+    found = claims.domains.run(tiny | {"phases": [["paper"], ["neon", "chalk"]]}, seed=0)
+    from vlnotes import world
+
+    assert set(world.DOMAINS) <= set(found)
+    assert {name for name in found if name.endswith("_curve")} == {"paper_curve", "neon_curve", "chalk_curve"}
+    assert len(found["paper_curve"]) == 2 and found["neon"] == pytest.approx(found["neon_curve"][-1], abs=1e-4)
