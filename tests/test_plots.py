@@ -42,6 +42,19 @@ def test_pictures_curve_and_bars():
     assert "25.0 %" in ax.texts[0].get_text() and list(ax.lines[0].get_xdata()) == [10.0, 10.0]
 
 
+def test_seeds_draw_every_run_and_their_mean():
+    figure = plots.seeds({"a": [0.1, 0.3], "b": [0.5, 0.5, 0.8]})
+    ax = figure.axes[0]
+    assert [len(dots.get_offsets()) for dots in ax.collections] == [2, 1, 3, 1]
+    assert [text.get_text() for text in ax.texts] == ["20.0", "60.0"]
+    line = plots.seeds({"16": [0.1, 0.3], "128": [0.5]}, at=[16, 128], label="MoCo").axes[0].lines[0]
+    assert line.get_xydata().tolist() == [[16, 20], [128, 50]] and line.get_label() == "MoCo"
+    with pytest.raises(ValueError, match="at least one number"):
+        plots.seeds({"a": [1.0], "b": []})
+    with pytest.raises(ValueError, match="2 places for 1 groups"):
+        plots.seeds({"a": [1.0]}, at=[1, 2])
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="without NaN, got shape \\(2, 2\\) with 1 NaN"):
         plots.matrix([[1.0, float("nan")], [0.0, 1.0]])

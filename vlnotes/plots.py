@@ -314,6 +314,57 @@ def bars(
     return ax.figure
 
 
+@plt.rc_context(STYLE)
+def seeds(
+    groups: dict[str, Sequence[float]],
+    ax: Axes | None = None,
+    *,
+    at: Sequence[float] | None = None,
+    label: str | None = None,
+    unit="%",
+):
+    """Runs over several seeds: every run is a faint dot, their mean a strong one.
+
+    Args:
+        groups: name -> one number a seed.
+        ax: where to draw; a new figure if None.
+        at: a place on the x axis for every group; their means are then joined by a line. None puts one group below
+            the other, with the names on the left.
+        label: name of the line in the legend.
+        unit: "%" multiplies shares in [0, 1] by 100.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no groups, a group without a number, or another number of places than groups.
+    """
+    if not groups or not all(len(values) for values in groups.values()):
+        raise ValueError(f"every group needs at least one number; got { ({k: len(v) for k, v in groups.items()}) }")
+    if at is not None and len(at) != len(groups):
+        raise ValueError(f"at gives {len(at)} places for {len(groups)} groups")
+    if ax is None:
+        _, ax = canvas(7.0, 0.8 + 0.42 * len(groups) if at is None else 3.4)
+    factor = 100.0 if unit == "%" else 1.0
+    amounts = [[factor * float(value) for value in values] for values in groups.values()]
+    means = [sum(values) / len(values) for values in amounts]
+    if at is not None:
+        colour = ax.plot(at, means, marker="o", markersize=6, label=label)[0].get_color()
+        for place, values in zip(at, amounts, strict=True):
+            ax.scatter([place] * len(values), values, s=14, color=colour, alpha=0.35, linewidths=0)
+        return ax.figure
+    rows = list(range(len(groups)))
+    for row, values, mean in zip(rows, amounts, means, strict=True):
+        ax.scatter(values, [row] * len(values), s=16, color=BLUE, alpha=0.35, linewidths=0)
+        ax.scatter([mean], [row], s=52, color=BLUE, zorder=3)
+        ax.annotate(f"{mean:.1f}", (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8.5)
+    ax.set_yticks(rows, list(groups))
+    ax.set_ylim(len(rows) - 0.5, -0.7)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", color=FAINT, alpha=0.25)
+    return ax.figure
+
+
 def _array(values) -> np.ndarray:
     """Tensors, with or without gradient and wherever they live, PIL pictures and lists, as an array."""
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)

@@ -16,18 +16,24 @@ from vlnotes.checks.n02_contrastive_matrix import (
     mask_false_negatives,
     online_logsumexp,
 )
+from vlnotes.checks.n03_moco import back_in_order, collapsed, follow_once, push_rows, queue_ages
 
 __all__ = [
     "Exercise",
     "Verdict",
+    "back_in_order",
     "chance",
+    "collapsed",
     "cosine",
+    "follow_once",
     "gradient_of_logits",
     "graduate",
     "info_nce",
     "lowest_loss",
     "mask_false_negatives",
     "online_logsumexp",
+    "push_rows",
+    "queue_ages",
     "r_at_1",
     "unit_rows",
 ]
