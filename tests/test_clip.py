@@ -91,3 +91,24 @@ def test_errors_say_what_was_expected(tmp_path):
         CLIP.load(tmp_path)
     with pytest.raises(ValueError, match="batch of one pair has no negatives"):
         CLIP.tiny(50)(make_batch(1))
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="save works on models from CLIP.tiny"):
+        plain = CLIP.tiny(50)
+        del plain.built
+        plain.save(tmp_path)
+    CLIP.tiny(50).save(tmp_path)
+    weights, told = tmp_path / "weights.safetensors", tmp_path / "model.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="does not hold a whole CLIP as CLIP.save wrote it"):
+        CLIP.load(tmp_path)
+    weights.write_bytes(whole)
+    told.write_text(told.read_text().replace('"clip"', '"moco"'))
+    with pytest.raises(ValueError, match="describes a 'moco', not a 'clip'"):
+        CLIP.load(tmp_path)
+    for text in ("{", "[]", ""):
+        told.write_text(text)
+        with pytest.raises(ValueError, match="model.json is not what CLIP.save wrote"):
+            CLIP.load(tmp_path)

@@ -11,7 +11,21 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from vlnotes.datasets import PairDataset, caption_targets, load_pictures, open_captions, to_rgb
+from vlnotes.datasets import (
+    PairDataset,
+    by_label,
+    caption_targets,
+    collate,
+    cut,
+    load_pictures,
+    open_captions,
+    phase_batches,
+    split_pairs,
+    to_rgb,
+)
+from vlnotes.text import encode, train_tokenizer
+from vlnotes.train import pair_batches
+from vlnotes.world import World, pairs
 
 COLOURS = {"a": (200, 30, 30), "b": (30, 200, 30), "c": (30, 30, 200)}
 
@@ -703,6 +717,172 @@ def test_a_data_loader_draws_anew_every_epoch(uneven, workers):
     assert first == epochs()  # same seeds, same captions
 
 
+def sample(number: int, ids: list[int], size: int = 4, pad: int = 0) -> dict:
+    mask = torch.tensor([1] * len(ids) + [0] * pad)
+    image = torch.full((3, size, size), number, dtype=torch.uint8)
+    ids = torch.tensor(ids + [0] * pad)
+    return {"image": image, "input_ids": ids, "attention_mask": mask, "ids": torch.tensor(number), "word": "x"}
+
+
+def test_collate_pads_to_the_longest_and_cuts_what_all_share():
+    batch = collate([sample(7, [2, 5, 3], pad=5), sample(9, [2, 3]), sample(8, [2, 6, 6, 3])], pad_id=1)
+    assert batch["input_ids"].tolist() == [[2, 5, 3, 0], [2, 3, 1, 1], [2, 6, 6, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["ids"].tolist() == [7, 9, 8] and batch["word"] == ["x"] * 3
+    assert batch["image"].dtype == torch.uint8 and batch["image"][:, 0, 0, 0].tolist() == [7, 9, 8]
+    assert collate([{"ids": 4}, {"ids": 2}])["ids"].tolist() == [4, 2]  # no captions, plain numbers
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "message"),
+    [
+        ([], ValueError, "at least one"),
+        ([sample(0, [2, 3]), sample(5, [2, 3], size=6)], ValueError, r"sample 1 of the batch \(id 5\): image.*6, 6"),
+        ([sample(0, [2, 3]), {"ids": 3}], ValueError, r"sample 1 of the batch \(id 3\): has the keys \['ids'\]"),
+        ([{"image": Image.new("RGB", (4, 4))}], TypeError, "sample 0 of the batch: image is Image; expected a tensor"),
+        (
+            [{"input_ids": torch.ones(3), "attention_mask": torch.ones(2)}],
+            ValueError,
+            "sample 0 of the batch: attention_mask",
+        ),
+    ],
+)
+def test_collate_names_the_sample_that_does_not_fit(samples, error, message):
+    with pytest.raises(error, match=message):
+        collate(samples)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_collate_in_a_data_loader(uneven, workers):
+    data = PairDataset(uneven, Letters(), size=8, length=6)
+    batches = list(DataLoader(data, batch_size=2, num_workers=workers, collate_fn=collate))
+    assert [batch["ids"].tolist() for batch in batches] == [[0, 1], [2]]
+    assert [batch["input_ids"].shape for batch in batches] == [(2, 2), (1, 2)]  # two letters each, four of padding
+    whole = data.batch([0, 1])
+    assert torch.equal(batches[0]["image"], whole["image"])
+    assert torch.equal(batches[0]["input_ids"], whole["input_ids"][:, :2])
+
+
+# --- streams ----------------------------------------------------------------------------------------
+
+
+def every(phases) -> list[int]:
+    return sorted(torch.cat([phase.indices for phase in phases]).tolist())
+
+
+def test_pieces_are_equal_disjoint_and_whole():
+    phases = cut(22, 5, seed=1)
+    assert [phase.name for phase in phases] == [f"{k} of 5" for k in range(1, 6)]
+    assert [len(phase.indices) for phase in phases] == [5, 5, 4, 4, 4] and every(phases) == list(range(22))
+    assert all(torch.equal(a.indices, b.indices) for a, b in zip(phases, cut(22, 5, seed=1), strict=True))
+    assert not torch.equal(phases[0].indices, cut(22, 5, seed=2)[0].indices)
+    assert phases[0].indices.tolist() != [0, 1, 2, 3, 4]  # shuffled first
+    for pieces in (0, 23):
+        with pytest.raises(ValueError, match=f"pieces is {pieces}; expected 1 to 22"):
+            cut(22, pieces)
+
+
+def test_phases_by_label_in_order_of_appearance_or_as_given():
+    makers = ["noto", "fx", "noto", "twe", "fx"]
+    phases = by_label(makers)
+    assert [(p.name, p.indices.tolist()) for p in phases] == [("noto", [0, 2]), ("fx", [1, 4]), ("twe", [3])]
+    phases = by_label(makers, ["twe", ("noto", "fx")])
+    assert [(p.name, p.indices.tolist()) for p in phases] == [("twe", [3]), ("noto + fx", [0, 1, 2, 4])]
+    assert [p.name for p in by_label(torch.tensor([3, 1, 3]))] == ["3", "1"]
+    shapes = [scene.objects[0].shape for scene in World().single(200)]
+    order = sorted(set(shapes))
+    phases = by_label(shapes, [order[:7], order[7:]])  # class-incremental
+    assert every(phases) == list(range(200)) and {shapes[i] for i in phases[0].indices} == set(order[:7])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a"], r"in no group: \['b', 'c'\]"),
+        (["a", "b", ("c", "a")], r"named twice: \['a'\]"),
+        (["a", "b", "c", "d"], r"of no sample: \['d'\]"),
+        (["a", "b", "c", ()], "an empty group"),
+        ([], r"in no group: \['a', 'b', 'c'\]"),
+    ],
+)
+def test_groups_that_would_lose_or_double_samples_are_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        by_label(list("abca"), groups)
+    with pytest.raises(ValueError, match="labels is empty"):
+        by_label([])
+
+
+def counted(n: int, m: int):
+    """n pictures whose pixels are their number, m captions of one token, caption j of picture j % n."""
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, 2, 2)
+    tokens = {"input_ids": torch.arange(m).view(m, 1), "attention_mask": torch.ones(m, 1, dtype=torch.long)}
+    return images, tokens, torch.arange(m) % n
+
+
+def test_split_pairs_keeps_captions_with_their_pictures_and_loses_none():
+    images, tokens, owner = counted(11, 30)
+    phases = cut(11, 3)
+    parts = split_pairs(phases, images, tokens, owner)
+    assert sum(len(part.owner) for part in parts) == 30
+    for phase, part in zip(phases, parts, strict=True):
+        assert part.name == phase.name and torch.equal(part.images[:, 0, 0, 0].long(), phase.indices)
+        assert torch.equal(phase.indices[part.owner], part.tokens["input_ids"][:, 0] % 11)
+        assert len(part.tokens["attention_mask"]) == len(part.owner)
+    with pytest.raises(ValueError, match=r"exactly one phase; \d to none .*, 0 to several"):
+        split_pairs(phases[:2], images, tokens, owner)
+    with pytest.raises(ValueError, match=r"0 to none \[\], 4 to several"):
+        split_pairs([*phases, phases[0]], images, tokens, owner)
+    with pytest.raises(ValueError, match="phases name pictures 0 to 10; there are 9"):
+        split_pairs(phases, images[:9], tokens, owner % 9)
+    with pytest.raises(ValueError, match="owner runs from 0 to 10; expected pictures 0 to 8"):
+        split_pairs(phases, images[:9], tokens, owner)
+    with pytest.raises(ValueError, match="owner has 29 captions, tokens have input_ids 30, attention_mask 30"):
+        split_pairs(phases, images, tokens, owner[:29])
+
+
+def test_phase_batches_are_pair_batches_with_ids_of_the_whole_stream():
+    images, tokens, owner = counted(12, 30)
+    phases = by_label([i % 3 for i in range(12)], [2, 0, 1])
+    parts = split_pairs(phases, images, tokens, owner)
+    stream = phase_batches(parts, batch_size=4, seed=5)
+    assert list(stream) == ["2", "0", "1"]
+    place = torch.cat([phase.indices for phase in phases])
+    seen = set()
+    for number, (part, batch_at) in enumerate(zip(parts, stream.values(), strict=True)):
+        alone = pair_batches(*part[1:], batch_size=4, seed=5)
+        for step in range(20):
+            batch, own = batch_at(step), alone(step)
+            assert all(torch.equal(batch[name], own[name]) for name in ("image", "input_ids", "attention_mask"))
+            assert torch.equal(batch["ids"], own["ids"] + 4 * number)
+            assert torch.equal(place[batch["ids"]], batch["image"][:, 0, 0, 0].long())
+            seen |= set(batch["input_ids"][:, 0].tolist())
+    assert seen == set(range(30))
+
+
+def test_phases_that_cannot_be_trained_on_are_named():
+    part = ("one", *counted(4, 4))
+    with pytest.raises(ValueError, match="two phases are called 'one'"):
+        phase_batches([part, part], 2)
+    with pytest.raises(ValueError, match="phase 'one': 4 pictures do not fill one batch of 8"):
+        phase_batches([part], 8)
+    with pytest.raises(
+        ValueError, match=r"phase 'one': every one of the 4 pictures needs a caption; without one: \[3\]"
+    ):
+        phase_batches([("one", *counted(4, 4)[:2], torch.tensor([0, 1, 2, 0]))], 2)
+    with pytest.raises(ValueError, match="at least one phase"):
+        phase_batches([])
+
+
+def test_domains_of_the_world_are_a_stream():
+    made = {name: pairs(World(name).scenes(6), size=16) for name in ("paper", "neon")}
+    tokenizer = train_tokenizer([text for data in made.values() for text in data.texts])
+    parts = [(n, d.images, encode(tokenizer, d.texts), d.text_to_image) for n, d in made.items()]
+    stream = phase_batches(parts, batch_size=3)
+    for number, (name, batch_at) in enumerate(stream.items()):
+        batch = batch_at(0)
+        assert torch.equal(made[name].images[batch["ids"] - 6 * number], batch["image"])
+
+
 # --- real files -------------------------------------------------------------------------------------
 
 
@@ -734,3 +914,6 @@ def test_real_emoji_by_split_and_concept(realdata):
     images = load_pictures(data, 32, indices=range(64))
     assert images.shape == (64, 3, 32, 32) and images.float().std() > 10
     assert len(caption_targets(data).captions) == 33945
+    makers = [extra["vendor"] for extra in data.extra]
+    phases = by_label(makers)
+    assert len(phases) == 5 and every(phases) == list(range(6789))

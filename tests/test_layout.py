@@ -14,12 +14,12 @@ PACKAGE = ROOT / "vlnotes"
 
 # A file imports only from floors below its own (ground first); papers may build on the papers named here.
 FLOORS = [
-    {"validate", "_tiled", "_caption_files", "_caption_readers", "_caption_checks"},
+    {"validate", "_tiled", "_batches", "_saving", "_caption_files", "_caption_readers", "_caption_checks"},
     {"world", "transport", "augment", "contrastive", "momentum", "text", "records"},
     {"datasets", "encoders", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "codis", "psd", "xclip", "modx"},
-    {"train", "plots", "explorer"},
-    {"experiment", "environment", "claims"},
+    {"train", "plots", "explorer", "blind"},
+    {"experiment", "environment", "claims", "weights"},
     {"checks"},
     {"__main__"},
 ]

@@ -1,4 +1,4 @@
-"""The command line: python -m vlnotes check | world | train | claims."""
+"""The command line: python -m vlnotes check | world | train | claims | weights."""
 
 import argparse
 import sys
@@ -21,7 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--fast", action="store_true", help="do not time a training step")
 
     world = commands.add_parser("world", help="make the picture world, or export it as files that other code reads")
-    world.add_argument("action", choices=["make", "export"], help="make: arrays for training; export: PNG and JSON")
+    world.add_argument(
+        "action",
+        choices=["make", "export", "blind"],
+        help="make: arrays for training; export: PNG and JSON; blind: how far one gets without looking, for the card",
+    )
     world.add_argument("--domain", default="paper", help="which domain (default: paper)")
     world.add_argument("--out", type=Path, help="folder (default: the cache for make, world/ for export)")
     world.add_argument("--train", type=int, default=5000, help="pictures to train on")
@@ -56,11 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         "--shard", default="0/1", metavar="I/N", help="run: every N-th run from the I-th, to share the work"
     )
 
+    weights = commands.add_parser("weights", help="the small trained weights of the course, and making them again")
+    weights.add_argument("action", nargs="?", default="list", choices=["list", "make"])
+    weights.add_argument("name", nargs="?", help="which ones (default: all)")
+    weights.add_argument("--out", type=Path, help="folder that gets a folder a name (default: data/weights)")
+
     given = parser.parse_args(arguments)
     try:
-        return {"check": _check, "world": _world, "train": _train, "claims": _claims}[given.command](given)
+        acts = {"check": _check, "world": _world, "train": _train, "claims": _claims, "weights": _weights}
+        return acts[given.command](given)
     except KeyboardInterrupt:
-        hint = "; the same command goes on from there" if given.command in ("train", "claims") else ""
+        hint = "; the same command goes on from there" if given.command in ("train", "claims", "weights") else ""
         print(f"\nvlnotes {given.command}: stopped{hint}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError) as error:
@@ -81,6 +91,11 @@ def _check(given) -> int:
 def _world(given) -> int:
     from vlnotes import world
 
+    if given.action == "blind":
+        from vlnotes import blind
+
+        print(*blind.card_rows(given.domain), sep="\n")
+        return 0
     act = world.make if given.action == "make" else world.export
     counts = {"train": given.train, "val": given.val, "test": given.test}
     out = given.out if given.out or given.action == "make" else Path("world")
@@ -116,6 +131,12 @@ def _claims(given) -> int:
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
         raise ValueError(f"--shard must be I/N with I from 0 to N - 1, such as 0/2; got {given.shard}")
     return claims.main(given.action, given.minutes, given.study, given.scale, (int(part), int(parts)))
+
+
+def _weights(given) -> int:
+    from vlnotes import weights
+
+    return weights.main(given.action, given.name, given.out)
 
 
 if __name__ == "__main__":

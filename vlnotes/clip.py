@@ -1,6 +1,5 @@
 """CLIP: two encoders, one shared space, one contrastive matrix (Radford et al. 2021)."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlnotes._saving import load_model, save_model
 from vlnotes.contrastive import clip_loss
 from vlnotes.encoders import ConvTower, ResNetTower, TextTower, ViTTower
 
@@ -123,20 +123,7 @@ class CLIP(nn.Module):
         Raises:
             ValueError: a model that `tiny` did not build, which `load` could not build again.
         """
-        from safetensors.torch import save_file
-
-        if not hasattr(self, "built"):
-            raise ValueError("save works on models from CLIP.tiny; for others, save state_dict() yourself")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()},
-            folder / "weights.safetensors",
-        )
-        (folder / "model.json").write_text(
-            json.dumps({"model": "clip", "built": self.built, **record}, indent=1) + "\n"
-        )
-        return folder
+        return save_model(self, "CLIP", folder, record)
 
     @classmethod
     def load(cls, folder: str | Path) -> "CLIP":
@@ -151,21 +138,7 @@ class CLIP(nn.Module):
         Raises:
             ValueError: the folder lacks one of the two files, or they are of another model.
         """
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        for name in ("model.json", "weights.safetensors"):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} has no {name}; expected a folder that CLIP.save wrote")
-        record = json.loads((folder / "model.json").read_text())
-        if record.get("model") != "clip":
-            raise ValueError(f"{folder / 'model.json'} describes a {record.get('model')!r}, not a 'clip'")
-        try:
-            model = cls.tiny(**record["built"])
-            model.load_state_dict(load_file(folder / "weights.safetensors"))
-        except Exception as error:  # safetensors, torch and a missing key each raise their own kind
-            raise ValueError(f"{folder} does not hold a whole CLIP as CLIP.save wrote it: {error}") from error
-        return model.eval()
+        return load_model(cls, "CLIP", folder)
 
 
 @torch.no_grad()

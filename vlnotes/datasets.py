@@ -2,14 +2,15 @@
 
 `open_captions` finds out what a path holds and gives a `CaptionDataset`. Small sets then train from memory
 (`load_pictures`), large ones from disk (`PairDataset`); `caption_targets` says which caption belongs to which
-picture. Nothing is lost silently: what cannot be used is refused by name, or with `skip_bad=True` dropped,
-counted and listed.
+picture. A stream shows its data phase by phase: `cut` and `by_label` say which samples each phase has,
+`split_pairs` takes them apart, `phase_batches` makes the batches. Nothing is lost silently: what cannot be used
+is refused by name, or with `skip_bad=True` dropped, counted and listed.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from vlnotes._batches import Batch, pair_batches, trim_padding
 from vlnotes._caption_checks import (
     Skipped,
     checked_captions,
@@ -519,3 +521,219 @@ class PairDataset(Dataset):
         if getattr(self, "_worker_seed", None) != worker.seed:
             self._worker_seed, self.generator = worker.seed, torch.Generator().manual_seed(worker.seed)
         return self.generator
+
+
+def collate(samples: Sequence[dict[str, Any]], pad_id: int = 0) -> dict[str, Any]:
+    """Samples become one batch: the `collate_fn` of a DataLoader, for a `PairDataset` or dicts of your own.
+
+    Captions of different lengths are padded at the end to the longest, and padding that all of them share is cut.
+
+    Args:
+        samples: B dicts with the same keys. Tensors and numbers are stacked, everything else comes as a list.
+            Where there is an attention_mask (L,), it is padded with 0.
+        pad_id: what input_ids (L,) are padded with; 0 is [PAD] in tokenizers of `train_tokenizer`. For another one:
+            `functools.partial(collate, pad_id=tokenizer.pad_token_id)`.
+
+    Returns:
+        dict such as image (B, 3, H, W), input_ids and attention_mask (B, L), ids (B,).
+
+    Raises:
+        TypeError: an image that is no tensor.
+        ValueError: no samples, keys or shapes that differ, a mask of another length than its ids; names the sample.
+    """
+    if not samples:
+        raise ValueError("samples is empty; a batch needs at least one")
+    first = samples[0]
+
+    def complain(index: int, what: str) -> None:
+        name = f" (id {int(samples[index]['ids'])})" if "ids" in samples[index] else ""
+        raise ValueError(f"sample {index} of the batch{name}: {what}")
+
+    for index, sample in enumerate(samples):
+        if sample.keys() != first.keys():
+            complain(index, f"has the keys {sorted(sample)}; the first sample has {sorted(first)}")
+        if "image" in sample and not isinstance(sample["image"], Tensor):
+            kind = type(sample["image"]).__name__
+            raise TypeError(f"sample {index} of the batch: image is {kind}; expected a tensor (3, H, W)")
+        mask, row = sample.get("attention_mask"), sample.get("input_ids")
+        if mask is not None and row is not None and mask.shape != row.shape:
+            complain(index, f"attention_mask has shape {tuple(mask.shape)}, input_ids {tuple(row.shape)}")
+
+    batch: dict[str, Any] = {}
+    for name, value in first.items():
+        column = [sample[name] for sample in samples]
+        if name in ("input_ids", "attention_mask"):
+            fill = pad_id if name == "input_ids" else 0
+            batch[name] = torch.nn.utils.rnn.pad_sequence(column, batch_first=True, padding_value=fill)  # (B, L)
+        elif isinstance(value, Tensor):
+            for index, other in enumerate(column):
+                if other.shape != value.shape:
+                    sizes = f"shape {tuple(other.shape)}; the first sample's has {tuple(value.shape)}"
+                    complain(index, f"{name} has {sizes}: one batch, one size")
+            batch[name] = torch.stack(column)
+        else:
+            batch[name] = torch.tensor(column) if isinstance(value, int | float) else column
+    return trim_padding(batch)
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+class Phase(NamedTuple):
+    """One stretch of a stream: a name, and which samples belong to it."""
+
+    name: str
+    indices: Tensor  # (n,) int64
+
+
+def cut(count: int, pieces: int, seed: int = 0) -> list[Phase]:
+    """Equal pieces of one data set, as if it arrived little by little.
+
+    Args:
+        count: N, number of samples.
+        pieces: how many; where they do not divide N, the first ones hold one sample more.
+        seed: of the shuffle before the cut.
+
+    Returns:
+        Phases "1 of 5", "2 of 5" ...; every sample is in exactly one, and in each the indices ascend.
+
+    Raises:
+        ValueError: no pieces, or more pieces than samples.
+    """
+    if not 1 <= pieces <= count:
+        raise ValueError(f"pieces is {pieces}; expected 1 to {count}, the number of samples")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    parts = order.tensor_split(pieces)
+    return [Phase(f"{number} of {pieces}", part.sort().values) for number, part in enumerate(parts, start=1)]
+
+
+def by_label(labels: Iterable[Hashable], groups: Sequence[Any] | None = None) -> list[Phase]:
+    """Phases by what every sample is: who made it, what it shows, where it comes from.
+
+    Class-incremental by shape: `by_label([scene.objects[0].shape for scene in World().single(1000)])`.
+    Real drawings by maker: `by_label([extra["vendor"] for extra in data.extra])`.
+
+    Args:
+        labels: N of them, one a sample; a tensor or a list.
+        groups: the phases in order; each is a label, or a list or tuple of labels that come together. None: a phase a
+            label, in the order in which they first appear.
+
+    Returns:
+        Phases named by their labels ("circle + star"); every sample is in exactly one.
+
+    Raises:
+        ValueError: no labels, a label of the data that no group has, a label that two groups or no sample has.
+    """
+    labels = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if not labels:
+        raise ValueError("labels is empty; expected one a sample")
+    rows: dict[Hashable, list[int]] = {}
+    for index, label in enumerate(labels):
+        rows.setdefault(label, []).append(index)
+    phases = rows if groups is None else groups
+    wanted = [list(group) if isinstance(group, list | tuple) else [group] for group in phases]
+    asked = Counter(label for group in wanted for label in group)
+    twice = [label for label, times in asked.items() if times > 1]
+    strange = [label for label in asked if label not in rows]
+    lost = [label for label in rows if label not in asked]
+    if twice or strange or lost or not all(wanted):
+        what = {"named twice": twice, "of no sample": strange, "in no group": lost}
+        found = "; ".join(f"{why}: {some[:8]}" for why, some in what.items() if some) or "an empty group"
+        raise ValueError(f"groups must hold every label of the data once; {found}")
+    found = [(" + ".join(map(str, group)), sorted(row for label in group for row in rows[label])) for group in wanted]
+    return [Phase(name, torch.tensor(indices)) for name, indices in found]
+
+
+class PhasePairs(NamedTuple):
+    """The pictures and captions of one phase, as `phase_batches` takes them; a plain tuple of the four will do."""
+
+    name: str
+    images: Tensor  # (n, 3, H, W) uint8
+    tokens: dict[str, Tensor]  # each (m, L)
+    owner: Tensor  # (m,) int64, in 0 to n - 1
+
+
+def split_pairs(phases: Sequence[Phase], images: Tensor, tokens: dict[str, Tensor], owner: Tensor) -> list[PhasePairs]:
+    """Take pictures with captions apart, phase by phase; a caption goes where its picture goes.
+
+    Args:
+        phases: from `cut` or `by_label`; together they hold every picture exactly once.
+        images: (N, 3, H, W) uint8.
+        tokens: input_ids and attention_mask, each (M, L).
+        owner: (M,) int64, the picture that each caption belongs to.
+
+    Returns:
+        One `PhasePairs` a phase, in the same order. Picture i of a phase is `images[phase.indices[i]]`.
+
+    Raises:
+        ValueError: pictures in no phase or in two, indices out of range, numbers that do not fit.
+    """
+    if any(len(rows) != len(owner) for rows in tokens.values()):
+        counts = ", ".join(f"{name} {len(rows)}" for name, rows in tokens.items())
+        raise ValueError(f"owner has {len(owner)} captions, tokens have {counts}; expected one row a caption")
+    if owner.numel() and not 0 <= int(owner.min()) <= int(owner.max()) < len(images):
+        span = f"{int(owner.min())} to {int(owner.max())}"
+        raise ValueError(f"owner runs from {span}; expected pictures 0 to {len(images) - 1}")
+    every = torch.cat([phase.indices for phase in phases]) if phases else torch.empty(0, dtype=torch.int64)
+    if every.numel() and not 0 <= int(every.min()) <= int(every.max()) < len(images):
+        raise ValueError(f"phases name pictures {int(every.min())} to {int(every.max())}; there are {len(images)}")
+    times = torch.bincount(every, minlength=len(images))  # (N,)
+    if not bool((times == 1).all()):
+        nowhere, often = (times == 0).nonzero().flatten(), (times > 1).nonzero().flatten()
+        raise ValueError(
+            f"every picture belongs to exactly one phase; {len(nowhere)} to none {nowhere[:5].tolist()}, "
+            f"{len(often)} to several {often[:5].tolist()}"
+        )
+    parts = []
+    for name, indices in phases:
+        place = torch.full((len(images),), -1)
+        place[indices] = torch.arange(len(indices))
+        said = (place[owner] >= 0).nonzero().flatten()  # (m,)
+        some = {key: rows[said] for key, rows in tokens.items()}
+        parts.append(PhasePairs(name, images[indices], some, place[owner[said]]))
+    return parts
+
+
+def phase_batches(
+    parts: Iterable[tuple[str, Tensor, dict[str, Tensor], Tensor]], batch_size: int = 128, seed: int = 0
+) -> dict[str, Callable[[int], Batch]]:
+    """The batches of every phase of a stream, ready for `vlnotes.train.train`, one training after the other.
+
+    Args:
+        parts: the phases in order, each (name, images (n, 3, H, W), tokens (m, L), owner (m,)): from `split_pairs`, or
+            one a domain of the world.
+        batch_size: B.
+        seed: of the shuffles, and of the choice among a picture's captions.
+
+    Returns:
+        name -> function of the step, in order. `ids` count through the whole stream, so that no two pictures share
+        one; for `split_pairs` of some phases, `torch.cat([p.indices for p in phases])[ids]` are the rows they had.
+
+    Raises:
+        ValueError: no phases, two of one name, fewer pictures than a batch, and what `pair_batches` refuses; the
+            message names the phase.
+    """
+    made: dict[str, Callable[[int], Batch]] = {}
+    offset = 0
+    for name, images, tokens, owner in parts:
+        if name in made:
+            raise ValueError(f"two phases are called {name!r}; names must differ")
+        if len(images) < batch_size:
+            raise ValueError(f"phase {name!r}: {len(images)} pictures do not fill one batch of {batch_size}")
+        try:
+            own = pair_batches(images, tokens, owner, batch_size, seed)
+        except ValueError as error:
+            raise ValueError(f"phase {name!r}: {error}") from error
+        made[name] = _counted_from(own, offset)
+        offset += len(images)
+    if not made:
+        raise ValueError("a stream needs at least one phase")
+    return made
+
+
+def _counted_from(batches: Callable[[int], Batch], offset: int) -> Callable[[int], Batch]:
+    def batch_at(step: int) -> Batch:
+        batch = batches(step)
+        return {**batch, "ids": batch["ids"] + offset}
+
+    return batch_at

@@ -5,13 +5,13 @@ keys. What differs between the three mechanisms here is where that dictionary co
 teacher fills, from a bank with one row a picture, or from the batch itself.
 """
 
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlnotes._saving import load_model, save_model
 from vlnotes.augment import V1, V2, Augmentation, augment
 from vlnotes.contrastive import info_nce
 from vlnotes.encoders import ConvTower, ResNetTower, ViTTower
@@ -349,18 +349,7 @@ class MoCo(nn.Module):
         Raises:
             ValueError: a model that `tiny` did not build, which `load` could not build again.
         """
-        from safetensors.torch import save_file
-
-        if not hasattr(self, "built"):
-            raise ValueError("save works on models from MoCo.tiny; for others, save state_dict() yourself")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
-        (folder / "model.json").write_text(
-            json.dumps({"model": "moco", "built": self.built, **record}, indent=1) + "\n"
-        )
-        return folder
+        return save_model(self, "MoCo", folder, record)
 
     @classmethod
     def load(cls, folder: str | Path) -> "MoCo":
@@ -375,21 +364,7 @@ class MoCo(nn.Module):
         Raises:
             ValueError: the folder lacks one of the two files, or they are of another model.
         """
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        for name in ("model.json", "weights.safetensors"):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} has no {name}; expected a folder that MoCo.save wrote")
-        record = json.loads((folder / "model.json").read_text())
-        if record.get("model") != "moco":
-            raise ValueError(f"{folder / 'model.json'} describes a {record.get('model')!r}, not a 'moco'")
-        try:
-            model = cls.tiny(**record["built"])
-            model.load_state_dict(load_file(folder / "weights.safetensors"))
-        except Exception as error:  # safetensors, torch and a missing key each raise their own kind
-            raise ValueError(f"{folder} does not hold a whole MoCo as MoCo.save wrote it: {error}") from error
-        return model.eval()
+        return load_model(cls, "MoCo", folder)
 
 
 @torch.no_grad()
