@@ -230,8 +230,11 @@ def test_what_is_not_tried_says_why(tmp_path):
 
 def test_the_gates_are_counted_as_the_card_says():
     """Planted recalls: paper alone .8 and .1 elsewhere, joint .05 behind, each domain falls from .8 to .3."""
+    from vlnotes import world
+
     stream = claims.domains.STREAM
-    row = lambda arm, scores: {"arm": arm, "seed": 0, "scores": scores}  # noqa: E731
+    nowhere = dict.fromkeys(world.DOMAINS, 0.0)
+    row = lambda arm, scores: {"arm": arm, "seed": 0, "scores": nowhere | scores}  # noqa: E731
     alone = [row(f"{d} alone", {e: 0.8 if d == e else 0.1 for e in stream}) for d in stream]
     joint = row("joint", dict.fromkeys(stream, 0.75))
     learnt = {f"{d}_curve": [0.8 if at == i else 0.3 for at in range(5)] for i, d in enumerate(stream)}
@@ -240,6 +243,13 @@ def test_the_gates_are_counted_as_the_card_says():
     assert found["drop on neon"] == pytest.approx([70])
     assert found["joint behind single"] == pytest.approx([5])
     assert found["forgetting"] == pytest.approx([50])
+    text = claims.domains.gate_tables([*alone, joint, sequential])
+    assert "| forgetting | at least 20 | 50.0 | 50.0 | yes |" in text
+    assert "| joint behind single | at most 10 | 5.0 | 5.0 | yes |" in text
+    behind = row("joint", dict.fromkeys(stream, 0.5))
+    assert "| joint behind single | at most 10 | 30.0 | 30.0 | no |" in claims.domains.gate_tables(
+        [*alone, behind, sequential]
+    )
     assert claims.domains.gates([*alone, joint]) == {}  # a seed that is not whole does not count
 
 

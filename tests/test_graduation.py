@@ -355,6 +355,15 @@ def test_the_command_names_a_quote_that_leads_nowhere(course, capsys):
     assert "no record named 'b'" in capsys.readouterr().out
 
 
+def test_the_table_of_claims_goes_between_its_marks():
+    text = tables.rewrite_claims("a\n<!--claims:M-->\nyesterday\n<!--/claims-->\nb")
+    assert text.startswith("a\n<!--claims:M-->\n| claim |") and text.endswith("<!--/claims-->\nb")
+    assert "| M1 |" in text and "yesterday" not in text
+    assert tables.rewrite_claims(text) == text
+    with pytest.raises(ValueError, match="no claim begins with 'Q'"):
+        tables.rewrite_claims("<!--claims:Q-->\n<!--/claims-->")
+
+
 # The course itself
 
 

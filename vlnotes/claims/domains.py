@@ -96,6 +96,39 @@ def gates(rows: list[dict]) -> dict[str, list[float]]:
     return found
 
 
+def gate_tables(found_rows: list[dict]) -> str:
+    """The gates and the recalls behind them, as Markdown for the dataset card.
+
+    Args:
+        found_rows: of `vlnotes.claims.rows(STUDY)`.
+
+    Returns:
+        Two tables: every gate with what it asks and what was measured, and every arm in every domain.
+    """
+    asked = {
+        **{f"drop on {domain}": ("at least", GATES["drop"]) for domain in STREAM[1:]},
+        "joint behind single": ("at most", GATES["joint"]),
+        "forgetting": ("at least", GATES["forgetting"]),
+    }
+    measured = gates(found_rows)
+    lines = ["| gate | asked, points | measured, mean of the seeds | each seed | passed |", "|---|---|---|---|---|"]
+    for name, (way, bound) in asked.items():
+        values = measured.get(name, [])
+        if not values:
+            lines.append(f"| {name} | {way} {bound} | not measured | | |")
+            continue
+        mean = sum(values) / len(values)
+        passed = "yes" if (mean >= bound) == (way == "at least") else "no"
+        each = ", ".join(f"{value:.1f}" for value in values)
+        lines.append(f"| {name} | {way} {bound} | {mean:.1f} | {each} | {passed} |")
+    lines += ["", "| trained on | " + " | ".join(world.DOMAINS) + " |", "|---|" + "---|" * len(world.DOMAINS)]
+    for arm in STUDY.arms:
+        mine = [row["scores"] for row in found_rows if row["arm"] == arm]
+        means = [sum(scores[domain] for scores in mine) / len(mine) for domain in world.DOMAINS] if mine else []
+        lines.append(f"| {arm} | " + " | ".join(f"{100 * mean:.1f}%" for mean in means) + " |")
+    return "\n".join(lines) + "\n"
+
+
 STUDY = Study(
     name="01.domains",
     run=run,
