@@ -136,7 +136,7 @@ def test_a_planted_wrong_sign_is_reported_as_not_holding(tmp_path):
     wrong = Claim("Z2", "worse is better", "+1", "planted", {"base": 1, "better": -1}, "score")
     assert claims.verdict(wrong, STUDY, folder=tmp_path).verdict == "does not hold"
     text = claims.claim_table([CLAIM, wrong], {"planted": STUDY}, folder=tmp_path)
-    assert "| Z2 | worse is better | +1 | -10.0 (-10.0 to -10.0) | 5 | **does not hold** |" in text
+    assert "| Z2 | worse is better | +1 | -10.0 (-10.0 to -10.0) | 5, tiny | **does not hold** |" in text
 
 
 def test_the_comparison_is_paired_by_seed(tmp_path):

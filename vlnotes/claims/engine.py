@@ -307,13 +307,13 @@ def claim_table(claims: Iterable[Claim], studies: dict[str, Study], scale: str =
         folder: where the results are kept.
 
     Returns:
-        Markdown: id, claim, the paper's figure, effect with its 95 % interval, seeds, verdict.
+        Markdown: id, claim, the paper's figure, effect with its 95 % interval, seeds and scale, verdict.
 
     Raises:
         ValueError: a claim that names a study, an arm or a score that is not there.
     """
     lines = [
-        "| claim | what is said | in the paper | here, 95 % interval | seeds | verdict |",
+        "| claim | what is said | in the paper | here, 95 % interval | seeds, scale | verdict |",
         "|---|---|---|---|---|---|",
     ]
     for claim in claims:
@@ -329,7 +329,7 @@ def claim_table(claims: Iterable[Claim], studies: dict[str, Study], scale: str =
             words += f" (margin {claim.margin:g})"
         if 1 < found.seeds < ENOUGH:
             words += f", but only {found.seeds} seeds"
-        lines.append(f"| {claim.id} | {claim.statement} | {claim.figure} | {here} | {found.seeds} | {words} |")
+        lines.append(f"| {claim.id} | {claim.statement} | {claim.figure} | {here} | {found.seeds}, {scale} | {words} |")
     return "\n".join(lines) + "\n"
 
 
