@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's note on stderr, for nobody
     if options.records:
         os.environ["VLNOTES_RECORDS"] = "write"
+    if options.write:  # real pictures are looked at, never stored
+        os.environ.pop("VLNOTES_REALDATA", None)
     os.environ.setdefault("VLNOTES_RECORDS", "strict")
 
     found = tools.paths(options.names)

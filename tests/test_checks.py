@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from vlnotes import checks
+from vlnotes import checks, world
 from vlnotes.checks import exercises
 
 EXERCISES = [e for e in (getattr(checks, name) for name in checks.__all__) if isinstance(e, checks.Exercise)]
@@ -172,9 +173,45 @@ def test_the_answers_agree_with_what_they_stand_for():
     assert abs((ranks < 10).double().mean().item() - checks.chance.solution(50, 10)) < 0.01
 
 
+def test_the_answers_about_the_world_agree_with_the_world():
+    """Notebook 01: each solution against what the picture world itself says."""
+    scenes = [s for s in world.World("paper").scenes(400) if len(s.objects) == 3 and s.cloud is None][:120]
+    told = [c for s in scenes for c in world.captions(s) if c.kind in ("count", "partial")]
+    true = world.truth(scenes, told)
+    chances = [1 / sum(bool(world.holds(s, c.predicate)) for s in scenes) for c in told]
+    assert math.isclose(checks.ceiling.solution(true), sum(chances) / len(chances), rel_tol=1e-12)
+
+    chosen = checks.false_captions.solution(true, torch.rand(120, generator=torch.Generator().manual_seed(3)))
+    assert all(world.holds(s, told[j].predicate) is False for s, j in zip(scenes, chosen.tolist(), strict=True))
+    assert len(set(chosen.tolist())) > 60  # any false one, not always the same
+
+    code = {name: {value: k for k, value in enumerate(values)} for name, values in _FACTS.items()}
+    pictures = torch.tensor([[[code[a][getattr(t, a)] for a in code] for t in s.objects] for s in scenes])
+    for scene in scenes[:20]:
+        pair = [{a: getattr(t, a) for a in code} for t in scene.objects[:2]]
+        terms = torch.tensor([[code[a][term[a]] for a in code] for term in pair])
+        right = [world.holds(s, {"things": pair}) for s in scenes]
+        assert checks.true_of.solution(pictures, terms).tolist() == right
+        one, two = pair
+        swapped = [one | {"colour": two["colour"]}, two | {"colour": one["colour"]}]
+        pair_only = replace(scene, objects=scene.objects[:2])
+        lies = not world.holds(pair_only, {"things": swapped})
+        assert checks.swap_lies.solution(terms[None]).item() == lies
+
+    x = torch.linspace(-1.5, 1.5, 61)
+    x, y = torch.meshgrid(x, x, indexing="xy")
+    body, mouth = torch.hypot(x, y) - 1, torch.hypot(x - 0.5, y) - 0.8
+    left = checks.bite.solution(body, mouth) < 0
+    assert torch.equal(left, (body < 0) & (mouth > 0)) and left.any()
+
+
+_FACTS = {"colour": world.COLOURS, "shape": world.SHAPES}
+
+
 @pytest.mark.parametrize("exercise", EXERCISES, ids=ids)
 def test_the_solution_text_is_code_that_passes(exercise):
     space = {"torch": torch, "math": math, "cross_entropy": cross_entropy, "normalize": normalize}
+    space["permutations"] = itertools.permutations
     exec(exercise.solution_text, space)
     assert exercise.solution_text.startswith(f"def {exercise.name}(")
     assert exercise.judge(space[exercise.name]).kind == "right"

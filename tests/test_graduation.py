@@ -126,6 +126,26 @@ def test_functions_without_a_gradient_say_so(taught_as, capsys):
         graduate(name, lambda s: {"a": s.argmax(1), "b": s.argmax(0)}, inputs, gradient=False)
 
 
+def test_rounded_results_may_part_by_one_step_and_no_more(taught_as, capsys):
+    name = taught_as(lambda x: (100 * x.detach()).round())
+    options = {"inputs": {"x": (40,)}, "gradient": False, "rounding": 1}
+    graduate(name, lambda x: (100 * x.detach()).floor(), **options)
+    assert "largest error in value 0e+00 beyond 1, no gradient" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="part in the value"):
+        graduate(name, lambda x: (100 * x.detach()).floor() - 1, **options)
+    with pytest.raises(ValueError, match="its results are no multiples of that"):
+        graduate(taught_as(lambda x: x.detach() + 0), lambda x: x.detach() + 0, **options)
+    assert "| 0e+00 beyond 1 | has none |" in graduation.table(
+        [taught()], [mark(value_error=0.0, gradient_error=None, rounding=1)]
+    )
+
+
+def test_drawing_the_inputs_may_call_the_function_itself(taught_as, capsys):
+    name = taught_as(lambda x: x.sum())
+    graduate(name, lambda x: sum(x), lambda generator: {"x": torch.ones(3) * graduation._find(name)(torch.ones(2))})
+    assert "graduated" in capsys.readouterr().out
+
+
 def test_several_results_are_all_compared(taught_as):
     name = taught_as(lambda x: (x.sum(), (x**2).sum()))
     with pytest.raises(AssertionError, match="at result 1"):

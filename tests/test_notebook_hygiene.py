@@ -335,8 +335,12 @@ def test_the_runner_goes_on_after_a_failure_and_stores_what_ran(monkeypatch, tmp
     folder.mkdir()
     monkeypatch.setattr(tools, "NOTEBOOKS", folder)
     monkeypatch.setenv("VLNOTES_RECORDS", "warn")
+    monkeypatch.setenv("VLNOTES_REALDATA", "somewhere")
     fails = runnable("a = 1", "def f():\n    return a / 0\n\n\nf()", "print('never')")
-    runs = runnable("import os, sys\nprint(sys.executable, os.environ['VLNOTES_RECORDS'])", "print(os.getcwd())")
+    runs = runnable(
+        "import os, sys\nprint(sys.executable, os.environ['VLNOTES_RECORDS'])",
+        "print(os.getcwd(), os.environ.get('VLNOTES_REALDATA'))",
+    )
     for name, notebook in (("00_fails", fails), ("01_runs", runs)):
         (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
 
@@ -353,8 +357,8 @@ def test_the_runner_goes_on_after_a_failure_and_stores_what_ran(monkeypatch, tmp
     shown = [tools.output_text(output).strip() for _, output in tools.outputs(stored)]
     assert shown == [
         f"{sys.executable} warn",
-        str(folder),
-    ]  # ... and this interpreter's kernel ran, in its folder
+        f"{folder} None",
+    ]  # ... and this interpreter's kernel ran, in its folder; nothing of real pictures can be stored
     assert [cell["id"] for cell in stored["cells"]] == ["head", "cell0", "cell1"]
     assert tools.rule_time(stored) == []
     assert "widgets" not in stored["metadata"]

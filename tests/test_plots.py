@@ -1,10 +1,13 @@
 """Figures: they show what they are given, carry their alt text, and refuse an empty one."""
 
+import io
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 matplotlib.use("Agg")
 
@@ -55,7 +58,55 @@ def test_seeds_draw_every_run_and_their_mean():
         plots.seeds({"a": [1.0]}, at=[1, 2])
 
 
+def test_words_stand_on_the_colours_of_their_things():
+    text = "a large red ring, a ball on the sea"
+    inks = [(2, 7, "#cc2222"), (8, 11, "#cc2222"), (12, 16, "#cc2222"), (20, 24, "#ffffff"), (32, 35, None)]
+    figure = plots.described(IMAGES[0], [text, "plain words"], [inks, []], ["full", "none"], width=9)
+    written = figure.axes[1].texts
+    marked = {piece.get_text(): piece for piece in written if piece.get_bbox_patch() is not None}
+    assert list(marked) == ["large red ring", "ball", "sea"]  # one mark a thing, without the comma
+    assert marked["ball"].get_color() == plots.INK and marked["large red ring"].get_color() == plots.PAPER
+    assert marked["sea"].get_bbox_patch().get_facecolor()[3] == 0  # a frame only
+    said = " ".join(piece.get_text() for piece in written).replace(" ,", ",")
+    assert said == f"full {text} none plain words"
+    figure.canvas.draw()  # no piece runs into the next
+    ends = [piece.get_window_extent().x1 for piece in written[1:8]]
+    starts = [piece.get_window_extent().x0 for piece in written[2:9]]
+    assert all(end <= start + 1 for end, start in zip(ends, starts, strict=True))
+
+
+def test_long_texts_are_wrapped_inside_the_figure():
+    text = "a chequered golden heart and a small stripy red circle " * 4
+    figure = plots.described(IMAGES[0], [text], [[(2, 24, "#112233")]], size=1, width=5)
+    figure.canvas.draw()
+    pieces = figure.axes[1].texts
+    assert len({round(piece.get_position()[1]) for piece in pieces}) > 3
+    assert max(piece.get_window_extent().x1 for piece in pieces) <= figure.bbox.x1
+
+
+def test_lines_on_one_place_can_both_be_seen():
+    ax = plots.lines([1, 2], {"a": [1, 2], "b": [1, 2], "chance": [0, 1]}, faint=["chance"], title="t", log=True).axes[
+        0
+    ]
+    one, two, faint = ax.lines
+    assert one.get_linestyle() == "-" and two.get_linestyle() == "--" and one.get_color() != two.get_color()
+    assert faint.get_color() == plots.FAINT and ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "chance"]
+
+
+def test_pictures_are_stored_in_few_colours_and_colour_maps_in_all_of_theirs():
+    figures = plots.pictures(IMAGES), plots.matrix(np.eye(6), images=IMAGES), plots.bars({"a": 0.5})
+    modes = [Image.open(io.BytesIO(plots._png(figure))).mode for figure in figures]
+    assert modes == ["P", "RGB", "RGB"]
+
+
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="1 labels for 2 texts"):
+        plots.described(IMAGES[0], ["a", "b"], labels=["a"])
+    with pytest.raises(ValueError, match="expected as many, not 0"):
+        plots.described(IMAGES[0], [])
+    with pytest.raises(ValueError, match="2,.* heights each, got {'b': \\(3,\\)}"):
+        plots.lines([1, 2], {"a": [1, 2], "b": [1, 2, 3]})
     with pytest.raises(ValueError, match="without NaN, got shape \\(2, 2\\) with 1 NaN"):
         plots.matrix([[1.0, float("nan")], [0.0, 1.0]])
     with pytest.raises(ValueError, match="2 captions for a matrix of shape \\(3, 3\\); expected 3"):

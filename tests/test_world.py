@@ -19,6 +19,7 @@ from vlnotes.world import (
     boxes,
     draw,
     from_json,
+    heroes,
     masks,
     to_json,
 )
@@ -356,3 +357,12 @@ def test_a_glyph_is_not_the_shape_of_the_same_name_drawn_here():
 def test_every_shape_has_a_distance_and_a_domain():
     assert set(SHAPES) <= set(DISTANCES)
     assert set(SHAPES) == {s for d in DOMAINS.values() for s in d.shapes}
+
+
+def test_the_heroes_are_the_first_of_their_ground():
+    found = heroes()
+    assert [s.place for s in found] == list(DOMAINS["paper"].places)
+    before = World("paper").scenes(max(int(s.id[-6:]) for s in found) + 1)
+    for hero in found:
+        alike = [s for s in before if s.place == hero.place and len(s.objects) == 3 and s.cloud is None]
+        assert alike[0] == hero

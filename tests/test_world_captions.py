@@ -20,6 +20,7 @@ from vlnotes.world import (
     edits,
     hard_gallery,
     holds,
+    inks,
     prompts,
     truth,
 )
@@ -278,3 +279,24 @@ def test_world_methods_are_the_functions():
     assert world.captions(scene) == captions(scene)
     assert world.holds(scene, {"count": 9}) is False
     assert world.draw([scene], 32).shape == (1, 3, 32, 32)
+
+
+def test_words_are_inked_in_the_colours_of_the_scene():
+    scene = World("paper").scenes(1)[0]
+    domain, seen = DOMAINS["paper"], 0
+    for caption in captions(scene):
+        for (start, end, colour), span in zip(inks(scene, caption), caption.spans, strict=True):
+            assert (start, end) == (span.start, span.end)
+            if span.role == "place":
+                top, bottom = domain.places[scene.place]
+                assert all(min(a, b) <= c <= max(a, b) for a, b, c in zip(top, bottom, _rgb(colour), strict=True))
+            elif len(span.objects) == 1:
+                assert _rgb(colour) == domain.palette[scene.objects[span.objects[0]].colour]
+                seen += 1
+            else:
+                assert colour is None
+    assert seen > 5
+
+
+def _rgb(colour):
+    return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))

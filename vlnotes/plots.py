@@ -2,11 +2,17 @@
 
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
+from PIL import Image
 
 PAPER, INK, FAINT = "#fdfcf9", "#23272e", "#8a8f98"
 # Okabe and Ito's palette: eight colours that the colour-blind can tell apart.
@@ -57,10 +63,8 @@ def show(figure: Figure, alt: str) -> None:
 
     if len(alt.split()) < 5:
         raise ValueError(f"the alt text must say what is to be seen, not just {alt!r}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    display({"image/png": _png(figure), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     plt.close(figure)
-    display({"image/png": buffer.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 @plt.rc_context(STYLE)
@@ -115,7 +119,7 @@ def pictures(images: Sequence, titles: Sequence[str] | None = None, columns: int
     for index, ax in enumerate(axes.flat):
         ax.axis("off")
         if index < len(images):
-            ax.imshow(as_picture(images[index]), interpolation="nearest")
+            _look(ax, images[index])
             if titles is not None:
                 ax.set_title(
                     _wrap(titles[index], size),
@@ -126,6 +130,67 @@ def pictures(images: Sequence, titles: Sequence[str] | None = None, columns: int
                     fontsize=7.5,
                     weight="normal",
                 )
+    return figure
+
+
+@plt.rc_context(STYLE)
+def described(
+    image,
+    texts: Sequence[str],
+    inks: Sequence | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    size: float = 2.4,
+    width: float = 9.5,
+    fontsize: float = 10,
+) -> Figure:
+    """A picture with what is said about it beside it, words marked in colours.
+
+    Args:
+        image: one picture, (3, H, W) uint8 or a PIL picture.
+        texts: M texts; long ones are wrapped.
+        inks: for each text its marks (start, end, colour), as `vlnotes.world.inks` gives them; a mark whose colour is
+            None gets a thin frame.
+        labels: for each text a word that stands before it.
+        size: inches the picture takes at least.
+        width: inches of the figure.
+        fontsize: points.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no texts, or inks or labels that are not as many as the texts.
+    """
+    for name, given in (("inks", inks), ("labels", labels)):
+        if not len(texts) or (given is not None and len(given) != len(texts)):
+            raise ValueError(
+                f"{0 if given is None else len(given)} {name} for {len(texts)} texts; expected as many, not 0"
+            )
+    indent = 0.0 if labels is None else 14 + max(_advance(label, fontsize - 1, True) for label in labels)
+    room = 72 * (width - size - 0.25) - indent  # points a line of text may take
+    rows = [_lines(text, (inks or [()] * len(texts))[k], room, fontsize) for k, text in enumerate(texts)]
+    leading, gap = 1.75 * fontsize, 0.6 * fontsize
+    tall = sum(leading * len(lines) + gap for lines in rows) - gap
+    height = max(size, tall / 72 + 0.1)
+    figure = plt.figure(figsize=(width, height), layout="none")
+    side = min(size, height)
+    shown = figure.add_axes((0.0, 0.5 - side / height / 2, side / width, side / height))
+    _look(shown, image)
+    shown.axis("off")
+    page = figure.add_axes((0.0, 0.0, 1.0, 1.0), zorder=-1)
+    page.set(xlim=(0, 72 * width), ylim=(72 * height, 0))  # points, y down
+    page.axis("off")
+    left, y = 72 * (size + 0.25), 36 * height - tall / 2 + leading / 2
+    for k, lines in enumerate(rows):
+        if labels is not None:
+            page.text(left, y, labels[k], fontsize=fontsize - 1, weight="bold", color=FAINT, va="center_baseline")
+        for line in lines:
+            for x, piece, mark in line:
+                style = {} if mark is None else _marked(mark[2])
+                page.text(left + indent + x, y, piece, fontsize=fontsize, va="center_baseline", **style)
+            y += leading
+        y += gap
     return figure
 
 
@@ -177,7 +242,8 @@ def matrix(
         above, right = (
             (_slant(captions, 0.643) + 0.5, _slant(captions, 0.766) - 0.4) if captions is not None else (0.5, 0)
         )
-        figure, ax = canvas(max(3.6, cell * m + 1.7 + max(0, right)), max(2.4, cell * n + 0.4) + above)
+        left = 0.075 * max(map(len, rows)) if rows is not None else 0
+        figure, ax = canvas(max(3.6, cell * m + 1.7 + left + max(0, right)), max(2.4, cell * n + 0.4) + above)
     low, high = limits or (values.min(), values.max())
     if signed:
         high = max(abs(low), abs(high), 1e-12)
@@ -269,6 +335,64 @@ def curve(
         ax.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         ax.text(ax.get_xlim()[1], value, name, color=FAINT, va="bottom", ha="right", fontsize=9)
     ax.set(xlabel="step", ylabel=column)
+    return ax.figure
+
+
+@plt.rc_context(STYLE)
+def lines(
+    x: Sequence[float],
+    values: dict[str, Sequence[float]],
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    faint: Sequence[str] = (),
+    log: bool = False,
+    dots: bool = True,
+    legend: bool = True,
+) -> Figure:
+    """Named lines over one axis; where two lie on each other both can be seen, since every second one is dashed.
+
+    Args:
+        x: K places.
+        values: name -> K heights.
+        ax: where to draw; a new figure if None.
+        title: the heading.
+        xlabel: what the places are.
+        ylabel: what the heights are.
+        faint: names to draw thin and grey, such as chance.
+        log: places on a logarithmic axis.
+        dots: mark the places.
+        legend: say which line is which.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no lines, or one that has not K heights.
+    """
+    x = _array(x)
+    heights = {name: _array(row) for name, row in values.items()}
+    wrong = {name: row.shape for name, row in heights.items() if row.shape != x.shape}
+    if wrong or not values:
+        raise ValueError(f"expected lines with {x.shape} heights each, got {wrong or 'none'}")
+    if ax is None:
+        _, ax = canvas(7.5, 3.2)
+    drawn = 0
+    for name, row in heights.items():
+        if name in faint:
+            ax.plot(x, row, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), label=name)
+            continue
+        marker = {"marker": "os"[drawn % 2], "markersize": 4.5} if dots else {}
+        ax.plot(x, row, linestyle=("-", (0, (3, 1.6)))[drawn % 2], label=name, **marker)
+        drawn += 1
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    if legend:
+        ax.legend()
     return ax.figure
 
 
@@ -384,3 +508,82 @@ def _wrap(text: str, inches: float, lines: int = 6) -> str:
     if len(parts) > lines:
         parts = [*parts[: lines - 1], parts[lines - 1][:-1] + "…"]
     return "\n".join(parts)
+
+
+def _lines(text: str, marks: Sequence, room: float, fontsize: float) -> list[list[tuple]]:
+    """Break a text into lines of pieces (x, piece, mark); neighbouring words of one colour share a mark."""
+    joined: list[tuple] = []
+    for start, end, colour in sorted(marks, key=lambda mark: mark[0]):
+        if joined and colour is not None and joined[-1][2] == colour and text[joined[-1][1] : start] == " ":
+            joined[-1] = (joined[-1][0], end, colour)
+        else:
+            joined.append((start, end, colour))
+    space, pad = _advance(" ", fontsize), 0.2 * fontsize
+    lines, x, at = [[]], 0.0, 0
+    for word in text.split():
+        at = text.index(word, at)
+        mark = next((m for m in joined if m[0] <= at < m[1]), None)
+        tail = word[mark[1] - at :] if mark and mark[1] < at + len(word) else ""  # a comma is not part of the mark
+        head = word[: len(word) - len(tail)]
+        line, wide = lines[-1], _advance(word, fontsize)
+        if line and x + wide + 2 * pad > room:
+            lines.append(line := [])
+            x = 0.0
+        last = line[-1] if line else (0.0, "", None)
+        if mark is not None and last[2] == mark:
+            line[-1] = (last[0], f"{last[1]} {head}", mark)
+            x = last[0] + _advance(line[-1][1], fontsize)
+        elif mark is not None:
+            x += pad if line else 0.0
+            line.append((x, head, mark))
+            x += _advance(head, fontsize)
+        else:
+            line.append((x, word, None))
+            x += wide
+        if mark is not None:
+            x += pad
+            if tail:
+                line.append((x, tail, None))
+                x += _advance(tail, fontsize)
+        x += space
+        at += len(word)
+    return lines
+
+
+def _marked(colour: str | None) -> dict:
+    """How a marked word is drawn: on its colour, in whichever of light and dark can be read there."""
+    box = {"boxstyle": "round,pad=0.16,rounding_size=0.3", "linewidth": 0.7}
+    if colour is None:
+        return {"bbox": box | {"facecolor": "none", "edgecolor": FAINT}}
+    red, green, blue = to_rgb(colour)
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue
+    edge = FAINT if bright > 0.9 else colour
+    return {"color": INK if bright > 0.55 else PAPER, "bbox": box | {"facecolor": colour, "edgecolor": edge}}
+
+
+@lru_cache(4096)
+def _advance(text: str, fontsize: float, bold: bool = False) -> float:
+    """Points that a text takes along its line, blanks at its ends included."""
+    font = FontProperties(family=STYLE["font.family"], size=fontsize, weight="bold" if bold else "normal")
+    page = RendererAgg(1, 1, STYLE["figure.dpi"])
+    wide, bars = (page.get_text_width_height_descent(s, font, False)[0] for s in (f"|{text}|", "||"))
+    return (wide - bars) * 72 / STYLE["figure.dpi"]
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as a PNG; where it shows pictures alone, in its best 256 colours: a third of the bytes, hardly a
+    difference. Colour maps keep all of theirs."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=figure.dpi)
+    page = Image.open(drawn).convert("RGB")
+    shown = [image.get_array().ndim for image in figure.findobj(AxesImage)]
+    if shown and min(shown) == 3:
+        page = page.quantize(256, kmeans=2)
+    page.save(small, "png", optimize=True)
+    return small.getvalue()
+
+
+def _look(ax: Axes, image) -> None:
+    """Put a picture into axes: what networks see in hard pixels, what is larger softly."""
+    picture = as_picture(image)
+    ax.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= 96 else "auto")

@@ -9,6 +9,7 @@ never raises. `python -m vlnotes.checks` writes the table of graduations and the
 from vlnotes.checks.exercises import Exercise, Verdict
 from vlnotes.checks.graduation import graduate, unit_rows
 from vlnotes.checks.n00_start_here import chance, cosine, r_at_1
+from vlnotes.checks.n01_picture_world import bite, ceiling, false_captions, swap_lies, true_of
 from vlnotes.checks.n02_contrastive_matrix import (
     gradient_of_logits,
     info_nce,
@@ -22,9 +23,12 @@ __all__ = [
     "Exercise",
     "Verdict",
     "back_in_order",
+    "bite",
+    "ceiling",
     "chance",
     "collapsed",
     "cosine",
+    "false_captions",
     "follow_once",
     "gradient_of_logits",
     "graduate",
@@ -35,5 +39,7 @@ __all__ = [
     "push_rows",
     "queue_ages",
     "r_at_1",
+    "swap_lies",
+    "true_of",
     "unit_rows",
 ]

@@ -58,6 +58,7 @@ def graduate(
     module: Callable | None = None,
     gradient: bool = True,
     tolerance: float = 1e-9,
+    rounding: float = 0.0,
     trials: int = 5,
     seed: int = 0,
 ) -> None:
@@ -78,6 +79,9 @@ def graduate(
             one part of several results.
         gradient: False for functions without a gradient, such as ranks.
         tolerance: largest error allowed, relative to the largest number compared where that is above 1.
+        rounding: results are whole multiples of this (pictures: 1 grey level), and two versions may round a number
+            that lies between two of them to different sides. Errors up to it are forgiven in the value; the table
+            says so. A value that is not rounded is refused.
         trials: how many random inputs.
         seed: of the first one.
 
@@ -96,15 +100,19 @@ def graduate(
     others = {"yours": mine} | ({} if reference is None else {reference_name: reference})
     errors = {who: {"value": 0.0, "gradient": 0.0} for who in others}
     for trial in range(trials):
+        drawn = _draw(inputs, seed + trial)
         with _watch(target) as entered:
-            expected, slopes = _run(name, module or target, _draw(inputs, seed + trial), gradient)
+            expected, slopes = _run(name, module or target, drawn, gradient)
         if not entered:
             raise ValueError(f"the function given as module never calls {name}")
+        if rounding and any((value % rounding).any() for value in expected):
+            raise ValueError(f"{name}: rounding={rounding} was given, but its results are no multiples of that")
         if gradient and not any(slope.any() for slope in slopes.values()):
             raise ValueError(f"{name}: no gradient reaches any of {list(slopes)}; pass gradient=False if none should")
         for who, function in others.items():
+            drawn = _draw(inputs, seed + trial)
             with _watch(target) as entered:
-                values, its_slopes = _run(who, function, _draw(inputs, seed + trial), gradient)
+                values, its_slopes = _run(who, function, drawn, gradient)
             if entered:
                 raise ValueError(f"{who} calls {name} itself, so their agreement proves nothing")
             if [v.shape for v in values] != [v.shape for v in expected]:
@@ -113,7 +121,7 @@ def graduate(
             pairs = [("value", f"result {i}", v, e) for i, (v, e) in enumerate(zip(values, expected, strict=True))]
             pairs += [("gradient", f"input {key}", its_slopes[key], slope) for key, slope in slopes.items()]
             for what, where, got, right in pairs:
-                error = _error(got, right)
+                error = _error(got, right, rounding if what == "value" else 0.0)
                 errors[who][what] = max(errors[who][what], error)
                 if not error <= tolerance:
                     raise AssertionError(
@@ -129,6 +137,7 @@ def graduate(
         "value_error": max(e["value"] for e in errors.values()),
         "gradient_error": max(e["gradient"] for e in errors.values()) if gradient else None,
         "tolerance": tolerance,
+        "rounding": rounding,
         "trials": trials,
     }
     _display(payload, ["yours", *([reference_name] if reference_name else [])])
@@ -260,7 +269,8 @@ def table(taught: Iterable[Taught], found: Iterable[Mark]) -> str:
         "",
         "Made by `make tables` from the stored notebooks; not edited by hand. Each function is built in a",
         "notebook and lives on in `vlnotes`. Both versions, and the reference where there is one, ran on the",
-        "same random float64 inputs; the last columns are the largest errors, relative to numbers above 1.",
+        'same random float64 inputs; the last columns are the largest errors, relative to numbers above 1. "Beyond"',
+        "stands where both versions round their results: they may part by one such step.",
         "",
         "| function | notebook, section | paper equation | reference | largest error, value | gradient |",
         "|---|---|---|---|---|---|",
@@ -277,7 +287,7 @@ def table(taught: Iterable[Taught], found: Iterable[Mark]) -> str:
                 place,
                 function.equation,
                 mark.payload["reference"] or "",
-                f"{mark.payload['value_error']:.0e}",
+                f"{mark.payload['value_error']:.0e}{_forgiven(mark.payload)}",
             ]
             cells.append("has none" if slope is None else f"{slope:.0e}")
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in [f"`{function.name}`", *cells]) + " |")
@@ -404,16 +414,22 @@ def _tensors(who: str, result: Any) -> list[torch.Tensor]:
         raise TypeError(f"{who} returns {type(result).__name__}, which cannot be compared as numbers") from error
 
 
-def _error(got: torch.Tensor, right: torch.Tensor) -> float:
+def _error(got: torch.Tensor, right: torch.Tensor, forgiven: float = 0.0) -> float:
     if right.numel() == 0:
         return 0.0
-    return ((got - right).abs().max() / max(1.0, right.abs().max().item())).item()
+    return (((got - right).abs().max() - forgiven).clamp(min=0) / max(1.0, right.abs().max().item())).item()
+
+
+def _forgiven(payload: dict) -> str:
+    rounding = payload.get("rounding")
+    return f" beyond {rounding:g}" if rounding else ""
 
 
 def _display(payload: dict, compared: list[str]) -> None:
     slope = payload["gradient_error"]
     text = f"graduated: {payload['function']} = {' = '.join(compared)}\n"
     text += f"on {payload['trials']} random inputs; largest error in value {payload['value_error']:.0e}"
+    text += _forgiven(payload)
     text += ", no gradient" if slope is None else f", in gradient {slope:.0e}"
     try:
         from IPython import get_ipython

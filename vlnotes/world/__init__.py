@@ -3,7 +3,7 @@
 `World` gives scenes; `draw`, `captions`, `holds`, `truth`, `boxes` and `masks` say what follows from a scene.
 """
 
-from vlnotes.world.captions import KINDS, Caption, Span, captions, prompts
+from vlnotes.world.captions import KINDS, Caption, Span, captions, inks, prompts
 from vlnotes.world.closeups import FACTORS, close_ups, factor_labels
 from vlnotes.world.domains import COLOURS, CONCEPTS, DOMAINS, RELATIONS, SHAPES, SIZES, TEXTURES
 from vlnotes.world.drawing import boxes, boxes_of, draw, masks
@@ -13,7 +13,7 @@ from vlnotes.world.noise import NOISES, with_noise
 from vlnotes.world.pairs import Pairs, pairs
 from vlnotes.world.predicates import describe, holds, truth
 from vlnotes.world.scenes import HELD_OUT, SPLITS, VERSION, Scene, Thing, from_json, to_json
-from vlnotes.world.world import World
+from vlnotes.world.world import World, heroes
 
 __all__ = [
     "COLOURS",
@@ -52,7 +52,9 @@ __all__ = [
     "factor_labels",
     "from_json",
     "hard_gallery",
+    "heroes",
     "holds",
+    "inks",
     "make",
     "masks",
     "pairs",

@@ -210,6 +210,30 @@ def _write(pieces: list, kind: str, predicate: dict) -> Caption:
     return Caption(" ".join(text), kind, tuple(tokens), tuple(spans), predicate)
 
 
+def inks(scene: Scene, caption: Caption) -> list[tuple[int, int, str | None]]:
+    """In which colour to mark the words of a caption: those of a thing in the thing's own, the place in its ground's.
+
+    The colours are those of the scene, whatever the caption says: a wrong colour word stands out.
+
+    Args:
+        scene: a `Scene`.
+        caption: what is said of it, true or not.
+
+    Returns:
+        (start, end, colour) of each span, offsets into `caption.text`, colour as "#rrggbb"; None for words that
+        speak of no thing or of several, such as counts and relations. `vlnotes.plots.described` takes them.
+    """
+    domain, marked = domain_named(scene.domain), []
+    for start, end, objects, role in caption.spans:
+        rgb = None
+        if role == "place":
+            rgb = [(a + b) // 2 for a, b in zip(*domain.places[scene.place], strict=True)]
+        elif len(objects) == 1:
+            rgb = domain.palette[scene.objects[objects[0]].colour]
+        marked.append((start, end, None if rgb is None else "#{:02x}{:02x}{:02x}".format(*rgb)))
+    return marked
+
+
 def prompts(domain: str, of: str = "colour-shape", template: str = "a picture of {}") -> dict[str, str]:
     """Zero-shot prompts in the canonical words of a domain, from concept to sentence.
 

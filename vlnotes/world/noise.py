@@ -85,7 +85,7 @@ def with_noise(
     told = []
     for clean, i in zip(pairs.captions, owners, strict=True):
         scene = pairs.scenes[i]
-        u = Random(scene.seed << 72 ^ seed << 32 ^ KINDS.index(clean.kind) << 28 ^ _SALT).random
+        u = dice(scene, clean.kind, seed)
         roll, near, noisy = u(), u() < 0.5, None
         for name, share in shares.items():
             if roll < share:
@@ -102,6 +102,20 @@ def with_noise(
             noisy = salient(clean, scene, areas[i], saliency, u, synonyms)
         told.append(noisy or clean)
     return pairs._replace(captions=told)
+
+
+def dice(scene: Scene, kind: str, seed: int = 0) -> Callable[[], float]:
+    """The dice that decide about one caption; they know nothing of the other pictures.
+
+    Args:
+        scene: the scene of the caption.
+        kind: the kind of the caption.
+        seed: any int >= 0.
+
+    Returns:
+        A function that gives the next number in 0..1, the same sequence for equal arguments.
+    """
+    return Random(scene.seed << 72 ^ seed << 32 ^ KINDS.index(kind) << 28 ^ _SALT).random
 
 
 def mismatched(scene: Scene, pool: list[tuple[Caption, int]], u: Callable[[], float]) -> Caption | None:
