@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -99,11 +100,11 @@ def test_arms_of_equal_settings_share_their_runs(tmp_path):
 
 
 def test_shards_share_the_work_without_overlap(tmp_path):
-    assert claims.run([STUDY], shard=(0, 3), folder=tmp_path, say=lambda line: None) == 6
+    assert claims.run([STUDY], shard=(0, 3), folder=tmp_path, say=lambda line: None) == 0
     first = list(calls)
     claims.run([STUDY], shard=(1, 3), folder=tmp_path, say=lambda line: None)
     assert claims.run([STUDY], shard=(2, 3), folder=tmp_path, say=lambda line: None) == 0
-    assert len(first) == 4 and len(calls) == len(set(calls)) == 10
+    assert 1 <= len(first) < 10 and len(calls) == len(set(calls)) == 10
 
 
 def test_minutes_stop_in_time_and_the_next_call_goes_on(tmp_path, monkeypatch):
@@ -124,7 +125,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
         return planted(settings, seed)
 
     study = Study("planted", failing, STUDY.common, STUDY.arms)
-    with pytest.raises(ValueError, match="planted, arm 'better', seed 1: the loss became nan"):
+    with pytest.raises(RuntimeError, match="planted, arm 'better', seed 1: the loss became nan"):
         claims.run([study], folder=tmp_path, say=lambda line: None)
     assert len(list(tmp_path.rglob("*.json"))) == 3 and not list(tmp_path.rglob("*.part"))
 
@@ -153,6 +154,8 @@ def test_tables_name_what_is_not_there(tmp_path):
     claims.run([STUDY], folder=tmp_path, say=lambda line: None)
     with pytest.raises(ValueError, match="claim Z.*no score 'recall'"):
         claims.verdict(Claim("Z", "", "", "planted", {"base": 1}, "recall"), STUDY, folder=tmp_path)
+    with pytest.raises(ValueError, match="no score 'recall'"):
+        claims.arm_table(STUDY, ["recall"], folder=tmp_path)
     with pytest.raises(ValueError, match="scale"):
         STUDY.settings("base", "large")
     with pytest.raises(ValueError, match="there is no study"):
@@ -175,6 +178,19 @@ def test_every_claim_can_be_tried(claim):
         study.settings(arm)
     if claim.direction == "+":
         assert sum(claim.contrast.values()) == 0  # a comparison, not a level
+
+
+@pytest.mark.parametrize("scale", claims.moco.STUDY.common)
+def test_arms_are_what_their_names_say(scale):
+    """At every scale: an arm called "batch 64" has batches of 64, "K = 16" a queue of 16, and so on."""
+    words = {"K": "queue_size", "m": "momentum", "T": "temperature", "batch": "batch_size"}
+    for arm in claims.moco.STUDY.arms:
+        settings = claims.moco.STUDY.settings(arm, scale)
+        for word, name in words.items():
+            for value in re.findall(rf"\b{word} (?:= )?([\d.]+)", arm):
+                assert settings[name] == float(value), (arm, name)
+        for count in re.findall(r"([\d,]+) pictures", arm):
+            assert settings["pictures"] == int(count.replace(",", ""))
 
 
 def test_claim_ids_are_unique_and_moco_is_whole():

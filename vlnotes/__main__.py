@@ -56,9 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     claims.add_argument("--minutes", type=float, help="run: stop in time; the next call goes on")
     claims.add_argument("--study", help="one study alone, such as 03.moco")
     claims.add_argument("--scale", default="tiny", help="tiny (default) or small, for a GPU")
-    claims.add_argument(
-        "--shard", default="0/1", metavar="I/N", help="run: every N-th run from the I-th, to share the work"
-    )
+    claims.add_argument("--shard", default="0/1", metavar="I/N", help="run: part I of N, to share the work")
 
     weights = commands.add_parser("weights", help="the small trained weights of the course, and making them again")
     weights.add_argument("action", nargs="?", default="list", choices=["list", "make"])
@@ -73,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = "; the same command goes on from there" if given.command in ("train", "claims", "weights") else ""
         print(f"\nvlnotes {given.command}: stopped{hint}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
         print(f"vlnotes {given.command}: {error}", file=sys.stderr)
         return 1
 

@@ -74,10 +74,11 @@ def main(action: str, minutes: float | None = None, only: str | None = None, sca
         only: one study, by its name.
 
     Returns:
-        0, or 1 when runs are still missing.
+        0, or 1 when runs of this shard are still missing.
 
     Raises:
-        ValueError: an unknown action, study or scale, or a run that fails.
+        ValueError: an unknown action, study or scale.
+        RuntimeError: a run that fails.
     """
     studies = [_named(only)] if only else list(STUDIES.values())
     chosen = [claim for claim in CLAIMS if not only or claim.study == only]

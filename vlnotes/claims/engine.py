@@ -81,7 +81,7 @@ class Claim:
         direction: "+": the effect is above zero; "=": it lies within the margin.
         margin: what would be no difference, in units of the effect.
         factor: scores are multiplied by it: 100 makes points of shares.
-        why: why it is not tried, or a remark that belongs to the verdict.
+        why: why it is not tried, or a remark that stands beside the verdict.
     """
 
     id: str
@@ -148,7 +148,9 @@ def judge(effects: Iterable[float], direction: str = "+", margin: float = 2.0) -
 
 
 def run_file(study: Study, arm: str, seed: int, scale: str = "tiny", folder: Path = RUNS) -> Path:
-    """Where a run is kept: named by the hash of everything that it is made from, so changed settings make a new one.
+    """Where a run is kept: named by the hash of study, settings and seed, so changed settings make a new one.
+
+    Changed *code* makes no new run. Delete the file to make it again; the row says with which versions it was made.
 
     Args:
         study: the study.
@@ -180,15 +182,16 @@ def run(
         studies: which ones.
         minutes: start no run that would not end in so many minutes, if it takes as long as the longest so far.
         scale: "tiny" or another; studies that do not know it are left out.
-        shard: (i, n): do every n-th run, from the i-th; so n processes or machines can share the work.
+        shard: (i, n): do the i-th of n parts of the runs, so that n processes or machines share the work. Two processes
+            without shards would make the same runs.
         folder: where the results are kept, one JSON file a run.
         say: takes a line a run.
 
     Returns:
-        How many of all these runs are still missing.
+        How many of this shard's runs are still missing.
 
     Raises:
-        ValueError: a run that fails, with its study, arm and seed; those that were made before are kept.
+        RuntimeError: a run that fails, with its study, arm and seed; those that were made before are kept.
     """
     studies = [study for study in studies if scale in study.common]
     todo: dict[Path, tuple[Study, str, int]] = {}
@@ -196,7 +199,8 @@ def run(
         for study in studies:
             for arm in study.arms if seed < study.seeds else ():
                 todo.setdefault(run_file(study, arm, seed, scale, folder), (study, arm, seed))
-    mine = [item for at, item in enumerate(todo.items()) if at % shard[1] == shard[0]]
+    part, parts = shard  # by the hash: counting on would leave an arm to the same shard for every seed
+    mine = [(file, work) for file, work in todo.items() if int(file.stem, 16) % parts == part]
     start, longest = time.perf_counter(), 0.0
     for at, (file, (study, arm, seed)) in enumerate(mine, 1):
         if file.exists():
@@ -207,8 +211,8 @@ def run(
         began = time.perf_counter()
         try:
             scores = study.run(study.settings(arm, scale), seed)
-        except ValueError as error:
-            raise ValueError(f"{study.name}, arm {arm!r}, seed {seed}: {error}") from error
+        except Exception as error:  # out of memory, a loss that is no number: say of which run
+            raise RuntimeError(f"{study.name}, arm {arm!r}, seed {seed}: {error}") from error
         seconds = time.perf_counter() - began
         longest = max(longest, seconds)
         made = {"vlnotes": __version__, "torch": torch.__version__.split("+")[0], "python": platform.python_version()}
@@ -219,11 +223,11 @@ def run(
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(f".{os.getpid()}.part")
-        unfinished.write_text(json.dumps(row, indent=1) + "\n")
+        unfinished.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
         os.replace(unfinished, file)
         numbers = "  ".join(f"{name} {value:.3g}" for name, value in scores.items() if isinstance(value, float))
         say(f"[{at}/{len(mine)}] {study.name}, seed {seed}, {arm}: {seconds:.0f} s  {numbers}")
-    return sum(not file.exists() for file in todo)
+    return sum(not file.exists() for file, _ in mine)
 
 
 def rows(study: Study, scale: str = "tiny", folder: Path = RUNS) -> list[dict]:
@@ -294,7 +298,10 @@ def verdict(claim: Claim, study: Study, scale: str = "tiny", folder: Path = RUNS
                 raise ValueError(f"claim {claim.id}: runs of {study.name} have no score {claim.score!r}: {list(found)}")
             effect += claim.factor * weight * found[claim.score]
         by_seed[seed] = effect
-    return judge(by_seed.values(), claim.direction, claim.margin)
+    try:
+        return judge(by_seed.values(), claim.direction, claim.margin)
+    except ValueError as error:
+        raise ValueError(f"claim {claim.id}, seeds {list(by_seed)}: {error}") from error
 
 
 def claim_table(claims: Iterable[Claim], studies: dict[str, Study], scale: str = "tiny", folder: Path = RUNS) -> str:
@@ -323,12 +330,13 @@ def claim_table(claims: Iterable[Claim], studies: dict[str, Study], scale: str =
         if claim.study not in studies:
             raise ValueError(f"claim {claim.id} names the study {claim.study!r}; there are {list(studies)}")
         found = verdict(claim, studies[claim.study], scale, folder)
-        here = f"{found.effect:+.1f} ({found.low:+.1f} to {found.high:+.1f})" if found.seeds > 1 else "not enough runs"
-        words = f"**{found.verdict}**"
+        here = f"{found.effect:+.1f} ({found.low:+.1f} to {found.high:+.1f})" if found.seeds > 1 else ""
+        words = f"**{found.verdict}**" if found.seeds > 1 else "not enough runs"
         if found.verdict == "no difference" or claim.direction == "=":
             words += f" (margin {claim.margin:g})"
         if 1 < found.seeds < ENOUGH:
             words += f", but only {found.seeds} seeds"
+        words += f"; {claim.why}" if claim.why else ""
         lines.append(f"| {claim.id} | {claim.statement} | {claim.figure} | {here} | {found.seeds}, {scale} | {words} |")
     return "\n".join(lines) + "\n"
 
@@ -347,19 +355,22 @@ def arm_table(study: Study, shown: Iterable[str], scale: str = "tiny", folder: P
         One line an arm; "+-" is the standard deviation over the seeds.
 
     Raises:
-        ValueError: an unknown arm.
+        ValueError: an unknown arm, or a score that no run of the study has.
     """
     arms, shown, found = list(study.arms if arms is None else arms), list(shown), rows(study, scale, folder)
     common = study.settings(arms[0], scale)
+    for score in shown:
+        if found and not any(score in row["scores"] for row in found):
+            raise ValueError(f"runs of {study.name} have no score {score!r}; they have {sorted(found[0]['scores'])}")
     wide = max(len(arm) for arm in arms) + 2
     lines = [f"{'arm':<{wide}}" + "".join(f"{score:>16}" for score in shown) + "   seeds"]
     for arm in arms:
         study.settings(arm, scale)  # refuses an unknown one
         mine, cells = [row["scores"] for row in found if row["arm"] == arm], ""
         for score in shown:
-            values = [100 * row[score] for row in mine]
+            values = [100 * row[score] for row in mine if score in row]
             spread = f" +- {statistics.stdev(values):4.1f}" if len(values) > 1 else ""
-            cells += f"{(f'{statistics.mean(values):.1f}{spread}' if values else 'not run'):>16}"
+            cells += f"{(f'{statistics.mean(values):.1f}{spread}' if values else '-' if mine else 'not run'):>16}"
         lines.append(f"{arm:<{wide}}{cells}{len(mine):>8}")
     few = f"; with fewer than {ENOUGH} seeds a tendency, not a verdict" if study.seeds < ENOUGH else ""
     lines.append(f"scale {scale}: {common['pictures']} pictures, {common['steps']} steps{few}")
