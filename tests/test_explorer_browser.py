@@ -1,0 +1,544 @@
+"""The explorer in a real browser: it paints, answers, keeps inside its column, and needs neither kernel nor network.
+
+Chromium is looked for on the path. Where there is none these tests fail, unless VLNOTES_NO_BROWSER=1 says that there
+shall be none.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlnotes.explorer import Explorer
+from vlnotes.world import World, pairs
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+N, M, STEPS = 12, 18, (0, 10, 500)  # uneven on purpose
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if os.environ.get("VLNOTES_NO_BROWSER") == "1":
+        pytest.skip("VLNOTES_NO_BROWSER=1: the explorer is not tried in a browser")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.fail(
+            f"none of {', '.join(BROWSERS)} is on the path; install Chromium (apt-get install chromium), or set "
+            "VLNOTES_NO_BROWSER=1 to go without these tests"
+        )
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tool:
+        opened = tool.chromium.launch(executable_path=found, headless=True, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+class Page:
+    """A saved page, opened from its file with the network off; complaints of the browser are kept."""
+
+    def __init__(self, browser, file: Path, width: int = 1200, theme: str = "light", scripts: bool = True):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme, offline=True, java_script_enabled=scripts
+        )
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda r: r.url.startswith(("file:", "blob:", "data:")) or self.said.append(r.url))
+        self.page.goto(file.as_uri())
+        if scripts:
+            self.page.wait_for_selector(".vx[data-ready]")
+
+    def js(self, code: str, *values):
+        return self.page.evaluate(
+            f"values => {{ const x = document.querySelector('.vx').explorer; {code} }}",
+            [value if isinstance(value, str) else int(value) for value in values],
+        )
+
+    def at(self, row: int, column: int, panel: int = 0) -> tuple[float, float]:
+        x, y = self.js("return x.where(...values)", row, column, panel)
+        box = self.page.locator("canvas.vx-matrix").bounding_box()
+        return box["x"] + x, box["y"] + y
+
+    def point(self, row: int, column: int, panel: int = 0) -> None:
+        self.page.mouse.move(*self.at(row, column, panel))
+
+    def pin(self, row: int, column: int) -> None:
+        self.page.mouse.click(*self.at(row, column))
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).first.inner_text()
+
+    def number(self, line: str = "vx-value", nth: int = 0) -> float:
+        return float(self.page.locator(f".{line} td").nth(nth).inner_text().replace("−", "-"))
+
+    def pixels(self) -> bytes:
+        return self.page.locator("canvas.vx-matrix").screenshot()
+
+    def colour(self, row: int, column: int, panel: int = 0) -> list[int]:
+        """The colour beside the middle of a cell: no cross, no frame there."""
+        self.page.mouse.move(1, 1)
+        self.js("x.paint()")
+        code = """const [px, py] = x.where(...values), c = document.querySelector('canvas.vx-matrix');
+            const copy = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+            const s = devicePixelRatio; copy.drawImage(c, -Math.floor(px * s), -Math.floor(py * s));
+            return [...copy.getImageData(0, 0, 1, 1).data]"""
+        return self.js(code, row, column, panel)[:3]
+
+
+@pytest.fixture(scope="module")
+def values() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.9, (len(STEPS), N, M)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def some():
+    return pairs(World().scenes(N), kinds=("full", "generic"), size=32)
+
+
+@pytest.fixture(scope="module")
+def explorer(values, some) -> Explorer:
+    texts = some.texts[:M]
+    texts[5] = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'> a ring"
+    return Explorer.from_pairs(
+        values,
+        some._replace(captions=some.captions[:M], text_to_image=some.text_to_image[:M]),
+        captions=texts,
+        steps=STEPS,
+        compare=values[::-1],
+        names=("old", "new"),
+        overlays={"high": values > 0.5, "plan": np.abs(values[0])},
+        row_attributes={"number": np.arange(N)[::-1], "half": ["b", "a"] * (N // 2)},
+    )
+
+
+@pytest.fixture(scope="module")
+def file(explorer, tmp_path_factory) -> Path:
+    return explorer.save(tmp_path_factory.mktemp("pages") / "page.html")
+
+
+@pytest.fixture
+def page(browser, file):
+    opened = Page(browser, file)
+    opened.page.select_option(".vx-view select", "0")
+    yield opened
+    opened.context.close()
+    assert opened.said == []  # no errors, no warnings, nothing asked for outside the file
+
+
+def softmax(x: np.ndarray, at: int, temperature: float) -> float:
+    e = np.exp((x - x.max()) / temperature)
+    return e[at] / e.sum()
+
+
+def test_it_paints_and_cells_have_their_own_colours(page, values):
+    import matplotlib
+
+    low, high = values.min(), values.max()
+    for row, column in ((0, 0), (3, 7), (11, 17)):
+        expected = matplotlib.colormaps["magma"](float((values[2, row, column] - low) / (high - low)))
+        assert np.abs(np.array(page.colour(row, column)) - 255 * np.array(expected[:3])).max() <= 4
+
+
+def test_pointing_shows_the_cell(page, values, some, explorer):
+    page.point(3, 7)
+    assert page.text(".vx-where") == "picture 3 × caption 7" and page.text(".vx-caption") == some.texts[7]
+    assert page.number() == pytest.approx(values[2, 3, 7], abs=0.001)
+    row = 100 * softmax(values[2, 3], 7, 0.07)
+    column = 100 * softmax(values[2, :, 7], 3, 0.07)
+    for line, expected in (("vx-row", row), ("vx-column", column)):
+        said = page.text(f".{line} td")
+        assert said == "< 0.1 %" if expected < 0.05 else float(said.split()[0]) == pytest.approx(expected, abs=0.51)
+    place = 1 + (values[2, 3] > values[2, 3, 7]).sum()
+    assert page.text(".vx-rowPlace td") == f"{place} of {M}"
+    best = np.argsort(-values[2, 3])[:5]
+    shown = page.page.locator(".vx-block").nth(0).locator(".vx-number").all_inner_texts()
+    assert [float(x.replace("−", "-")) for x in shown] == pytest.approx(values[2, 3, best], abs=0.001)
+    assert (
+        page.page.locator(".vx-block")
+        .nth(1)
+        .locator(".vx-text")
+        .first.inner_text()
+        .endswith(f"picture {values[2, :, 7].argmax()}")
+    )
+    assert page.js("return document.querySelector('img.vx-picture').naturalWidth") == 32
+    page.point(3, 8)
+    assert page.text(".vx-where") == "picture 3 × caption 8"
+
+
+def test_the_verdict_is_the_worlds(page, explorer):
+    said = {0: "✗ not true", 1: "✓ true", 2: "? nobody knows"}
+    seen = set()
+    for code in np.unique(explorer._truth):
+        row, column = np.argwhere(explorer._truth == code)[0]
+        page.point(row, column)
+        assert page.text(".vx-truth").startswith(said[code])
+        seen.add(code)
+    assert {0, 1} <= seen
+
+
+def test_the_temperature_moves_the_probabilities(page, values):
+    page.point(2, values[2, 2].argmax())
+    before = float(page.text(".vx-row td").split()[0])
+    page.page.locator(".vx-temperature input").fill("-1.7")
+    after = float(page.text(".vx-row td").split()[0])
+    assert after > before
+    assert after == pytest.approx(100 * softmax(values[2, 2], values[2, 2].argmax(), 10**-1.7), abs=0.51)
+
+
+def test_a_click_pins_and_arrow_keys_walk(page):
+    page.pin(4, 4)
+    page.point(9, 9)
+    assert page.text(".vx-where") == "picture 4 × caption 4"
+    assert page.text(".vx-pointing").startswith("picture 9 × caption 9")
+    walk = [("ArrowRight", (4, 5)), ("ArrowDown", (5, 5)), ("ArrowLeft", (5, 4)), ("ArrowUp", (4, 4))]
+    walk += [
+        ("End", (4, M - 1)),
+        ("ArrowRight", (4, M - 1)),
+        ("Home", (4, 0)),
+        ("PageDown", (7, 0)),
+        ("PageUp", (4, 0)),
+    ]
+    walk += [("Control+End", (N - 1, M - 1)), ("Control+Home", (0, 0))]
+    for key, (row, column) in walk:
+        page.page.keyboard.press(key)
+        assert page.text(".vx-where") == f"picture {row} × caption {column}", key
+    page.page.wait_for_timeout(300)
+    assert page.text("[aria-live]").startswith("picture 0, caption 0, ")
+    page.page.keyboard.press("Escape")
+    page.page.mouse.move(1, 1)
+    assert page.text(".vx-where") == "no cell yet"
+
+
+def test_keys_alone_are_enough(page):
+    page.page.keyboard.press("Escape")
+    page.page.locator("canvas.vx-matrix").focus()
+    page.page.keyboard.press("ArrowDown")
+    assert page.text(".vx-where") == "picture 0 × caption 0"
+    outline = page.js("return getComputedStyle(document.querySelector('canvas.vx-matrix')).outlineWidth")
+    assert outline == "3px"  # the focus can be seen
+
+
+def test_the_slider_changes_the_matrix(page, values):
+    page.pin(1, 2)
+    before, colour = page.pixels(), page.colour(7, 7)
+    slider = page.page.locator(".vx-steps input")
+    for step in (0, 1, 2):
+        slider.fill(str(step))
+        assert page.text(".vx-step") == str(STEPS[step])
+        assert page.number() == pytest.approx(values[step, 1, 2], abs=0.001)
+        assert slider.get_attribute("aria-valuetext") == f"{STEPS[step]}, {step + 1} of 3"
+    slider.fill("0")
+    assert page.pixels() != before and page.colour(7, 7) != colour
+    page.page.get_by_role("button", name="Play").click()
+    page.page.wait_for_function("document.querySelector('.vx').explorer.state.step === 2")
+    page.page.get_by_role("button", name="Play").wait_for()  # it stops at the end
+
+
+@pytest.mark.parametrize(
+    "name", ["by cluster", "by number", "by half", "by cosine of the own pair", "by kind of caption"]
+)
+def test_sorting_moves_cells_with_all_they_hold(page, values, name):
+    before = {cell: (page.at(*cell), page.colour(*cell)) for cell in ((0, 0), (3, 7), (10, 16))}
+    page.page.select_option(".vx-sort select", label=name)
+    assert any(page.at(*cell) != place for cell, (place, _) in before.items())
+    for (row, column), (_, colour) in before.items():
+        assert page.colour(row, column) == colour
+        page.point(row, column)
+        assert page.text(".vx-where") == f"picture {row} × caption {column}"
+        assert page.number() == pytest.approx(values[2, row, column], abs=0.001)
+
+
+def test_two_models_side_by_side_and_their_difference(page, values):
+    page.page.select_option(".vx-view select", "both")
+    first, second = page.colour(3, 7, 0), page.colour(3, 7, 1)
+    assert first != second
+    page.point(3, 7, 1)
+    assert page.number(nth=0) == pytest.approx(values[2, 3, 7], abs=0.001)
+    assert page.number(nth=1) == pytest.approx(values[0, 3, 7], abs=0.001)
+    assert "(new)" in page.text(".vx-block h3")
+    page.page.select_option(".vx-view select", "change")
+    page.point(3, 7)
+    moved = values[0, 3, 7] - values[2, 3, 7]
+    assert page.number("vx-moved", 1) == pytest.approx(moved, abs=0.001)
+    red, _, blue = page.colour(3, 7)
+    assert (red > blue) == (moved > 0)
+    page.page.locator(".vx-steps input").fill("1")  # the same matrix twice: white
+    assert min(page.colour(3, 7)) > 240
+
+
+def test_overlays_are_seen_and_read(page, values):
+    page.page.get_by_role("checkbox", name="high").uncheck()
+    row, column = np.argwhere(values[2] > 0.5)[0]
+    plain, colour = page.pixels(), page.colour(row, column)
+    page.page.get_by_role("checkbox", name="high").check()
+    assert page.pixels() != plain and page.colour(row, column) == colour  # frames leave the middle alone
+    page.point(row, column)
+    assert page.text(".vx-laid td") == "yes"
+    page.page.get_by_role("checkbox", name="plan").check()
+    assert page.colour(row, column) != colour
+    page.point(row, column)
+    read = float(page.page.locator(".vx-laid td").nth(1).inner_text())
+    assert read == pytest.approx(abs(values[0, row, column]), rel=0.05, abs=1e-3)
+
+
+def test_zoom_and_pan(page):
+    whole = page.pixels()
+    page.point(6, 9)
+    page.page.mouse.move(*[p + 1 for p in page.at(6, 9)])
+    for _ in range(3):
+        page.page.mouse.wheel(0, -120)
+    page.page.wait_for_function("document.querySelector('.vx').explorer.state.zoom > 2")
+    assert page.text(".vx-where") == "picture 6 × caption 9"
+    left = page.js("return x.state.left")
+    x, y = page.at(6, 9)
+    page.page.mouse.down()
+    page.page.mouse.move(x - 80, y, steps=4)
+    page.page.mouse.up()
+    assert page.js("return x.state.left") > left and page.js("return x.state.pin") is None  # a drag is no click
+    page.page.mouse.dblclick(x, y)
+    assert page.js("return x.state.zoom") == 1
+    page.page.mouse.move(1, 1)
+    page.page.keyboard.press("Escape")
+    for key in ("+", "+", "-", "0"):
+        page.page.keyboard.press(key)
+    page.page.locator("canvas.vx-matrix").blur()
+    page.page.wait_for_timeout(100)
+    assert page.pixels() == whole
+    page.page.get_by_role("button", name="zoom in").click()
+    assert page.js("return x.state.zoom") > 1
+
+
+def test_a_script_in_a_caption_does_nothing(page):
+    page.pin(0, 5)
+    page.page.wait_for_timeout(200)
+    assert "<script>" in page.text(".vx-caption") and page.js("return window.hurt") is None
+    assert page.js("return document.querySelectorAll('.vx script, .vx img[src=x]').length") == 0
+
+
+@pytest.mark.parametrize("width", [600, 1200])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_keeps_inside_its_column_in_both_themes(browser, file, width, theme):
+    page = Page(browser, file, width, theme)
+    page.pin(3, 7)
+    assert page.js("return document.documentElement.scrollWidth") <= width
+    assert page.js(OUTSIDE, width) == []
+    side = page.page.locator(".vx-readout").bounding_box()
+    stage = page.page.locator(".vx-stage").bounding_box()
+    beside = side["x"] >= stage["x"] + stage["width"]
+    assert beside if width == 1200 else side["y"] >= stage["y"] + stage["height"]
+    assert page.js("return document.querySelector('.vx').dataset.theme") == theme
+    assert page.js(CONTRAST) == []
+    assert page.said == []
+    page.context.close()
+
+
+SHOWN = """[...document.querySelectorAll('.vx *')].filter(
+    e => e.getClientRects().length && !e.closest('.vx-live, .vx-hidden'))"""
+OUTSIDE = f"""return {SHOWN}
+    .map(e => [e.className || e.tagName, e.getBoundingClientRect()])
+    .filter(([, box]) => box.left < 0 || box.right > values[0] + 0.5)
+    .map(([name, box]) => [name, box.left, box.right])"""
+# Text that the eye cannot tell from its ground: WCAG's contrast below 4.5 to 1.
+CONTRAST = f"""
+const linear = v => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+const parse = s => s.match(/[\\d.]+/g).map(Number);
+const ground = e => {{
+    for (; e; e = e.parentElement) {{
+        const c = parse(getComputedStyle(e).backgroundColor);
+        if (c.length < 4 || c[3]) return c;
+    }}
+    return [255, 255, 255];
+}};
+const written = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+return {SHOWN}.filter(written).map(e => {{
+    const both = [parse(getComputedStyle(e).color), ground(e)].map(light).sort((p, q) => q - p);
+    return [e.className || e.tagName, (both[0] + 0.05) / (both[1] + 0.05)];
+}}).filter(([, contrast]) => contrast < 4.5)
+"""
+
+
+def test_roles_names_and_labels(page):
+    """Every control has a name, every picture an alt text, ids are unique, one live region speaks politely."""
+    page.pin(2, 2)
+    nameless = """return [...document.querySelectorAll('.vx :is(button, select, input, canvas, [role])')].filter(e =>
+        !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim())
+        && e.getAttribute('aria-live') === null).map(e => e.outerHTML)"""
+    assert page.js(nameless) == []
+    assert page.js("return [...document.querySelectorAll('.vx img')].filter(e => !e.hasAttribute('alt')).length") == 0
+    ids = page.js("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    canvas = page.page.locator("canvas.vx-matrix")
+    assert canvas.get_attribute("role") == "application" and "12 pictures by 18" in canvas.get_attribute("aria-label")
+    assert page.js("return document.getElementById(values[0]).textContent", canvas.get_attribute("aria-describedby"))
+    assert page.page.locator("[aria-live=polite]").count() == 1
+    assert page.page.locator("html[lang=en]").count() == 1 and page.page.locator("main").count() == 1
+    assert page.js("return [...document.querySelectorAll('.vx [tabindex]')].every(e => e.tabIndex === 0)")
+
+
+def test_without_scripts_a_picture_stands_there(browser, file):
+    page = Page(browser, file, scripts=False)
+    image = page.page.locator("noscript img")
+    assert image.is_visible() and "Matrix of 12 pictures" in image.get_attribute("alt")
+    page.context.close()
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (30, 1), (60, 9), (1, 1), (3, 1024)])
+def test_odd_shapes_are_drawn(browser, tmp_path, shape):
+    values = np.random.default_rng(1).uniform(-1, 1, shape)
+    page = Page(browser, Explorer(values).save(tmp_path / "odd.html"), 600)
+    row, column = shape[0] - 1, shape[1] - 1
+    page.pin(row, column)
+    assert page.number() == pytest.approx(values[row, column], abs=0.001)
+    box = page.js("return document.querySelector('canvas.vx-matrix').getBoundingClientRect().height")
+    assert 40 <= box <= 850 and page.said == []
+    page.context.close()
+
+
+def test_512_by_512_by_16_steps_are_drawn_within_a_frame(browser, tmp_path):
+    values = np.random.default_rng(2).uniform(-1, 1, (16, 512, 512)).astype(np.float32)
+    page = Page(browser, Explorer(values, truth=values[0] > 0.9).save(tmp_path / "large.html"))
+    page.page.get_by_role("checkbox", name="true, but").check()
+    code = """const times = []; for (let k = 0; k < 48; k++) { x.goTo(k % 16);
+        const began = performance.now(); x.paint(); times.push(performance.now() - began); } return times"""
+    times = np.array(page.js(code))
+    print(f"redraw with a new step: median {np.median(times):.1f} ms, 90 % {np.quantile(times, 0.9):.1f} ms")
+    assert np.median(times) < 16
+    page.context.close()
+
+
+# ---- a running JupyterLab ------------------------------------------------------------------------------------
+
+CELLS = [
+    """
+import numpy as np
+from pathlib import Path
+from vlnotes.explorer import Explorer
+values = np.random.default_rng(0).uniform(-1, 1, (3, 6, 6))
+explorer = Explorer(values, steps=["one", "two", "three"])
+def heard(change):
+    Path("heard.txt").write_text(repr(change["new"]))
+    if change["new"] == (1, 2):
+        explorer.selected = (3, 0)
+explorer.observe(heard, names="selected")
+explorer
+""",
+    "explorer.widget",
+    """
+large = np.random.default_rng(0).uniform(-1, 1, (16, 512, 512))  # noise: more than a notebook keeps
+Explorer(large, steps=range(16))
+""",
+]
+
+
+def test_in_jupyterlab_the_selection_goes_both_ways(browser, tmp_path):
+    import nbformat
+    from ipykernel.kernelspec import write_kernel_spec
+
+    write_kernel_spec(str(tmp_path / "jupyter" / "kernels" / "python3"))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in CELLS])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (tmp_path / "books").mkdir()
+    nbformat.write(book, tmp_path / "books" / "try.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JUPYTER_PATH": str(tmp_path / "jupyter"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += ["--ServerApp.token=", "--ServerApp.password=", "--ServerApp.port_retries=0", "--expose-app-in-browser"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    log = (tmp_path / "log.txt").open("w")
+    server = subprocess.Popen(command, cwd=tmp_path / "books", env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(lambda: urllib.request.urlopen(f"{address}/api", timeout=2).status == 200, 90, tmp_path / "log.txt")
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        said = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda m: m.type == "error" and said.append(m.text))
+        page.goto(f"{address}/lab/tree/try.ipynb?reset")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        page.wait_for_function(
+            "[...jupyterapp.serviceManager.kernels.running()].length > 0"
+            " && jupyterapp.commands.isEnabled('notebook:run-all-cells')",
+            timeout=90_000,
+        )
+        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        frame = page.frame_locator(".jp-OutputArea iframe >> nth=0")
+        frame.locator(".vx[data-ready]").wait_for(timeout=90_000)
+        canvas = frame.locator("canvas.vx-matrix")
+        place = canvas.evaluate("(c) => c.closest('.vx').explorer.where(1, 2)")
+        canvas.hover(position={"x": place[0], "y": place[1]})
+        assert frame.locator(".vx-where").inner_text() == "picture 1 × caption 2"
+        canvas.click(position={"x": place[0], "y": place[1]})
+        frame.get_by_text("picture 3 × caption 0", exact=True).wait_for(timeout=30_000)  # Python answered
+        assert (tmp_path / "books" / "heard.txt").read_text() == "(3, 0)"
+        canvas.press("ArrowRight")
+        _wait(lambda: (tmp_path / "books" / "heard.txt").read_text() == "(3, 1)", 30, tmp_path / "log.txt")
+        widget = page.locator(".jp-OutputArea .vx[data-ready]")  # the same, among other widgets, without a frame
+        widget.get_by_text("picture 3 × caption 1", exact=True).wait_for(timeout=30_000)
+        place = widget.evaluate("(w) => w.explorer.where(5, 5)")
+        widget.locator("canvas.vx-matrix").click(position={"x": place[0], "y": place[1]})
+        frame.get_by_text("picture 5 × caption 5", exact=True).wait_for(timeout=30_000)
+        page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+        frame.locator(".vx[data-theme=dark]").wait_for(timeout=30_000)
+        page.locator(".jp-OutputArea .vx[data-theme=dark]").wait_for()
+        box = page.locator(".jp-OutputArea iframe").first.bounding_box()
+        inside = canvas.evaluate("() => document.body.scrollHeight")
+        assert abs(box["height"] - inside) <= 2 and not page.locator(".jp-OutputArea img").first.is_visible()
+        page.locator(".jp-Notebook .jp-Cell >> nth=2").scroll_into_view_if_needed()
+        large = page.frame_locator(".jp-OutputArea iframe >> nth=1")
+        large.locator(".vx[data-ready]").wait_for(timeout=60_000)
+        large.locator("canvas.vx-matrix").press("ArrowDown")
+        large.get_by_text("picture 0 × caption 0", exact=True).wait_for()
+        page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+        stored = tmp_path / "books" / "try.ipynb"
+        _wait(lambda: "srcdoc" in stored.read_text(), 30, tmp_path / "log.txt")
+        assert stored.stat().st_size < 1_000_000
+        assert "widget-view" not in nbformat.read(stored, 4).cells[0].outputs[0].data
+        assert said == []
+        page.goto(f"{address}/lab/tree/try.ipynb?reset")  # opened again, the page is there before anything has run
+        frame.locator(".vx[data-ready]").wait_for(timeout=90_000)
+        # opened by somebody else, it is not trusted: no frame runs, and the still picture stands there
+        elsewhere = tmp_path / "books" / "other.ipynb"
+        elsewhere.write_text(stored.read_text().replace("Contrastive matrix", "Contrastive  matrix"))
+        page.goto(f"{address}/lab/tree/other.ipynb?reset")
+        still = page.locator(".jp-OutputArea img[alt^='Matrix of 6 pictures by 6 captions']")
+        still.wait_for(timeout=90_000)
+        assert still.evaluate("(i) => i.naturalWidth") > 100
+        page.close()
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:  # it waits for a kernel that is still starting
+            server.kill()
+        log.close()
+
+
+def _wait(done, seconds: float, log: Path) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if done():
+                return
+        except OSError:
+            pass
+        time.sleep(0.3)
+    pytest.fail(f"waited {seconds} s in vain; the server said: {log.read_text()[-1500:]}")
