@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vlnotes"
 FLOORS = [
     {"validate", "_tiled", "_batches", "_saving", "_caption_files", "_caption_readers", "_caption_checks"},
     {"world", "transport", "augment", "contrastive", "momentum", "text", "records"},
-    {"datasets", "encoders", "metrics", "disorder", "gradcam"},
+    {"datasets", "encoders", "fusion", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "codis", "psd", "xclip", "modx"},
     {"train", "plots", "explorer", "blind"},
     {"experiment", "environment", "claims", "weights"},

@@ -27,35 +27,50 @@ def _only_once() -> None:
         raise RuntimeError("a tiled loss has one derivative, not two (create_graph=True): pass tiled=False")
 
 
-class QueueRows(torch.autograd.Function):
-    """logsumexp(x @ queue.T, 1), one part of the queue at a time, the gradient for x made on the way.
+def softmax_mean(x: Tensor, queue: Tensor, mean: bool = True) -> tuple[Tensor, Tensor | None]:
+    """logsumexp(x @ queue.T, 1) and softmax(x @ queue.T, 1) @ queue, one part of the queue at a time.
 
-    d lse_i / d x_i = Σ_k softmax_ik queue_k. The softmax needs the sum over all keys, known only at the end.
-    But a running sum of exp(logit - peak) · key can be rescaled whenever the peak rises, and divided by the
-    total at last.
+    The softmax needs the sum over all keys, known only at the end. But a running sum of exp(logit - peak) · key
+    can be rescaled whenever the peak rises, and divided by the total at last. Without gradient.
+
+    Args:
+        x: (B, D) float, divided by the temperature.
+        queue: (K, D) float.
+        mean: False leaves the second out, which saves half of the products.
+
+    Returns:
+        (B,), NaN where a key is infinite, and (B, D) or None.
     """
+    peak = x.new_full((len(x), 1), -torch.inf)  # the largest logit so far
+    total = torch.zeros_like(peak)  # Σ exp(logit - peak)
+    pull = torch.zeros_like(x) if mean else None  # (B, D), Σ exp(logit - peak) · key
+    for part in _parts(queue, len(x)):
+        keys = queue[part].to(x.dtype)
+        weight = x @ keys.T  # (B, tile)
+        higher = torch.maximum(peak, weight.amax(1, keepdim=True))
+        weight.sub_(higher).exp_()
+        fade = peak.sub_(higher).exp_()
+        total.mul_(fade).add_(weight.sum(1, keepdim=True))
+        if pull is not None:
+            pull.mul_(fade).addmm_(weight, keys)
+        else:
+            total += 0 * keys.sum()  # see below
+        peak = higher
+    rows = (peak + total.log()).squeeze(1)  # (B,)
+    if pull is not None:
+        pull.div_(total)
+        rows = rows + 0 * pull.sum(1)  # NaN where a key is infinite: exp(-inf) = 0 hides it in the total
+    return rows, pull
+
+
+class QueueRows(torch.autograd.Function):
+    """logsumexp(x @ queue.T, 1), the gradient for x made on the way: d lse_i / d x_i = Σ_k softmax_ik queue_k."""
 
     @staticmethod
     def forward(ctx, x: Tensor, queue: Tensor) -> Tensor:
-        peak = x.new_full((len(x), 1), -torch.inf)  # the largest logit so far
-        total = torch.zeros_like(peak)  # Σ exp(logit - peak)
-        pull = torch.zeros_like(x) if ctx.needs_input_grad[0] else None  # (B, D), Σ exp(logit - peak) · key
-        for part in _parts(queue, len(x)):
-            keys = queue[part].to(x.dtype)
-            weight = x @ keys.T  # (B, tile)
-            higher = torch.maximum(peak, weight.amax(1, keepdim=True))
-            weight.sub_(higher).exp_()
-            fade = peak.sub_(higher).exp_()
-            total.mul_(fade).add_(weight.sum(1, keepdim=True))
-            if pull is not None:
-                pull.mul_(fade).addmm_(weight, keys)
-            else:
-                total += 0 * keys.sum()  # see below
-            peak = higher
-        rows = (peak + total.log()).squeeze(1)  # (B,)
+        rows, pull = softmax_mean(x, queue, ctx.needs_input_grad[0])
         if pull is not None:
-            ctx.save_for_backward(pull.div_(total))
-            rows = rows + 0 * pull.sum(1)  # NaN where a key is infinite: exp(-inf) = 0 hides it in the total
+            ctx.save_for_backward(pull)
         return rows
 
     @staticmethod

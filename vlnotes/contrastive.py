@@ -12,7 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from vlnotes._tiled import QueueRows, RowsAndColumns, tile_entries
+from vlnotes._tiled import QueueRows, RowsAndColumns, softmax_mean, tile_entries
 from vlnotes.validate import (
     check_device,
     check_features,
@@ -242,6 +242,120 @@ def clip_loss(
         loss = ((rows + columns) / 2 - positive).mean()
     check_finite(loss, "clip_loss", image_features=image_features, text_features=text_features)
     return loss
+
+
+def soft_info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    teacher_queries: Tensor | None = None,
+    queue: Tensor | None = None,
+    *,
+    temperature: float | Tensor,
+    distill_weight: float = 0.0,
+    ids: Tensor | None = None,
+    queue_ids: Tensor | None = None,
+    tiled: bool | None = None,
+) -> Tensor:
+    """InfoNCE with the teacher's opinion in the targets: one direction of ALBEF's ITC.
+
+    mean_i H(target_i, softmax(q_i · [keys; queue] / t)),
+    target = distill_weight · softmax(teacher_q_i · [keys; queue] / t) + (1 - distill_weight) · hard
+
+    The logits are linear in the keys, so a target over keys acts like one key, the mean under the target:
+    loss_i = logsumexp_k(q_i · k / t) - q_i · Σ_k target_ik k / t. That is why the tiled form never needs the targets.
+
+    Args:
+        queries: (B, D) float, L2-normalised; the only ones that get a gradient.
+        keys: (B, D) float, L2-normalised teacher features; row i is the positive of query i; detached here.
+        teacher_queries: (B, D), the teacher's view of the queries; needed where distill_weight > 0; detached here.
+        queue: (K, D) float, L2-normalised, or None; detached here.
+        temperature: > 0, divides the cosines; a float or a scalar tensor that learns (by the student's side alone).
+        distill_weight: in [0, 1].
+        ids: (B,) int64, -1 where unknown; the hard target is then spread evenly over all keys of the same id. None:
+            key i alone.
+        queue_ids: (K,) int64, -1 where unknown; needed where there are ids and a queue.
+        tiled: True never holds the logits (and has one derivative, not two), False does, None goes by size.
+
+    Returns:
+        Scalar tensor in nats, mean over the batch.
+
+    Raises:
+        TypeError: not float tensors, a weight that is no number.
+        ValueError: shapes or devices that do not match, a bad temperature or weight, a missing teacher or missing
+            queue ids, one row and no queue, NaN or infinity.
+
+    Equation: ALBEF (Li et al. 2021), equation 6, one direction.
+    """
+    check_pairs(queries, keys, ("queries", "keys"))
+    check_temperature(temperature)
+    check_fraction(distill_weight, "distill_weight")
+    if distill_weight > 0:
+        if teacher_queries is None:
+            raise ValueError(f"distill_weight is {distill_weight}, but there are no teacher_queries to distil from")
+        check_pairs(queries, teacher_queries, ("queries", "teacher_queries"))
+    if queue is not None:
+        check_features(queue, "queue", width=queries.shape[1])
+        check_device(queries, queue, ("queries", "queue"))
+        queue = queue.detach()
+    elif len(queries) < 2:
+        raise ValueError("soft_info_nce: a batch of one has no negatives; take 2 rows or more, or give a queue")
+    same, same_queue = _same_ids(ids, queue_ids, len(queries), None if queue is None else len(queue))
+    keys = keys.detach()
+    if tiled is None:
+        tiled = queue is not None and _pays(queries, queue)
+
+    with torch.autocast(queries.device.type, enabled=False):
+        x, y = _scaled(queries, keys, temperature)
+        teacher = None
+        if distill_weight > 0:
+            t = temperature.detach() if isinstance(temperature, Tensor) else temperature
+            teacher = _scaled(teacher_queries.detach(), keys, t)[0]  # (B, D)
+        if tiled and queue is not None:
+            loss = _soft_rows(x, y, teacher, queue, distill_weight, same, same_queue).mean()
+        else:
+            everyone = y if queue is None else torch.cat([y, queue.to(y.dtype)])  # (B + K, D)
+            logits = x @ everyone.T  # (B, B + K)
+            positives = None
+            if same is not None:
+                positives = same if queue is None else torch.cat([same, same_queue], dim=1)
+            shape = logits if teacher is None else teacher @ everyone.T
+            loss = soft_cross_entropy(distillation_targets(shape, distill_weight, positives), logits)
+    check_finite(loss, "soft_info_nce", queries=queries, keys=keys, teacher_queries=teacher_queries, queue=queue)
+    return loss
+
+
+def _soft_rows(x, y, teacher, queue, distill_weight, same, same_queue) -> Tensor:
+    """The rows of `soft_info_nce`, (B,): logsumexp minus the logit of the mean key under the target."""
+    lse = torch.logaddexp((x @ y.T).logsumexp(1), QueueRows.apply(x, queue))  # (B,)
+    with torch.no_grad():
+        key = y  # (B, D), the mean key
+        if same is not None:
+            rows, columns = same_queue.nonzero(as_tuple=True)  # few
+            key = (same.to(y.dtype) @ y).index_add_(0, rows, queue[columns].to(y.dtype))
+            key = key / (same.sum(1) + same_queue.sum(1))[:, None]
+        if teacher is not None:
+            inside = teacher @ y.T  # (B, B)
+            here, there = inside.logsumexp(1), softmax_mean(teacher, queue)
+            share = torch.sigmoid(here - there[0])[:, None]  # (B, 1), the batch's part of the teacher's belief
+            soft = share * (inside.softmax(1) @ y) + (1 - share) * there[1]
+            key = distill_weight * soft + (1 - distill_weight) * key
+    return lse - (x * key).sum(1)
+
+
+def _same_ids(ids, queue_ids, rows: int, queued: int | None) -> tuple[Tensor | None, Tensor | None]:
+    """Which keys of the batch (B, B) and of the queue (B, K) have a row's id; None without ids."""
+    if ids is None:
+        return None, None
+    if ids.shape != (rows,):
+        raise ValueError(f"ids: expected one a query, shape {(rows,)}, got {tuple(ids.shape)}")
+    known = (ids >= 0)[:, None]  # -1 says that nobody knows
+    same = ((ids[:, None] == ids) & known).fill_diagonal_(True)
+    if queued is None:
+        return same, None
+    if queue_ids is None or queue_ids.shape != (queued,):
+        seen = "none" if queue_ids is None else tuple(queue_ids.shape)
+        raise ValueError(f"queue_ids: with ids and a queue, expected one a row of it, shape {(queued,)}, got {seen}")
+    return same, (ids[:, None] == queue_ids) & known
 
 
 def _queue_rows(x: Tensor, queue: Tensor) -> Tensor:

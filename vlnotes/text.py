@@ -8,6 +8,7 @@ model.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,34 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4, in this order
 IGNORE = -100  # the label that `torch.nn.functional.cross_entropy` leaves out
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What `mask_tokens` must know of a tokenizer, for a model that masks and keeps no tokenizer.
+
+    Args:
+        size: number of ids, V; also the `len`.
+        pad_token_id: of padding.
+        cls_token_id: of the first token.
+        mask_token_id: of what stands for a hidden word.
+
+    Raises:
+        ValueError: an id outside 0 to V - 1.
+    """
+
+    size: int
+    pad_token_id: int = SPECIAL_TOKENS.index("[PAD]")
+    cls_token_id: int = SPECIAL_TOKENS.index("[CLS]")
+    mask_token_id: int = SPECIAL_TOKENS.index("[MASK]")
+
+    def __post_init__(self):
+        ids = (self.pad_token_id, self.cls_token_id, self.mask_token_id)
+        if not all(0 <= one < self.size for one in ids):
+            raise ValueError(f"special ids {ids}; expected all of them within a vocabulary of {self.size}")
+
+    def __len__(self) -> int:
+        return self.size
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 2000, kind: str = "word") -> PreTrainedTokenizerFast:
@@ -196,7 +225,7 @@ def unknown_rate(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) ->
 
 def mask_tokens(
     input_ids: torch.Tensor,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast | Vocabulary,
     *,
     probability: float = 0.15,
     generator: torch.Generator,
@@ -209,7 +238,7 @@ def mask_tokens(
 
     Args:
         input_ids: (B, L) int64.
-        tokenizer: the one that made them; it needs a mask token.
+        tokenizer: the one that made them, or its `Vocabulary`; it needs a mask token.
         probability: in [0, 1].
         generator: where the randomness comes from; draws are made on its device.
 
