@@ -17,13 +17,13 @@ FLOORS = [
     {"validate", "_tiled", "_batches", "_saving", "_caption_files", "_caption_readers", "_caption_checks"},
     {"world", "transport", "augment", "contrastive", "momentum", "text", "records"},
     {"datasets", "encoders", "fusion", "metrics", "disorder", "gradcam"},
-    {"clip", "moco", "albef", "codis", "psd", "xclip", "modx"},
+    {"clip", "moco", "albef", "downstream", "codis", "psd", "xclip", "modx"},
     {"train", "plots", "explorer", "blind"},
     {"experiment", "environment", "claims", "weights"},
     {"checks"},
     {"__main__"},
 ]
-BUILDS_ON = {("codis", "albef"), ("xclip", "clip"), ("modx", "clip")}
+BUILDS_ON = {("codis", "albef"), ("downstream", "albef"), ("xclip", "clip"), ("modx", "clip")}
 LIGHT = {"torch", "torchvision", "transformers", "numpy", "matplotlib", "PIL"}
 
 

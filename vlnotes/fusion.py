@@ -102,18 +102,39 @@ class FusionEncoder(nn.Module):
                 f"text_tokens {tuple(text_tokens.shape)} and image_tokens {tuple(image_tokens.shape)}: "
                 "expected (B, L, W) and (B, P, W) with one B and one W"
             )
-        words = _open(attention_mask, text_tokens.dtype)  # (B, 1, 1, L)
-        if self.causal:
-            later = torch.ones(length, length, dtype=torch.bool, device=text_tokens.device).triu(1)
-            words = words.masked_fill(later, torch.finfo(text_tokens.dtype).min)  # (B, 1, L, L)
-        picture = None if image_mask is None else _open(image_mask, text_tokens.dtype)
         kept: list[Tensor] = []
         with self._eager(kept) if attentions else _nothing():
             for layer in self.layers:
-                text_tokens = layer(
-                    text_tokens, words, encoder_hidden_states=image_tokens, encoder_attention_mask=picture
-                )
+                text_tokens = self.run(layer, text_tokens, attention_mask, image_tokens, image_mask)
         return Fused(text_tokens, tuple(kept))
+
+    def run(
+        self,
+        layer: nn.Module,
+        text_tokens: Tensor,
+        attention_mask: Tensor,
+        image_tokens: Tensor,
+        image_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One block: words look at words, then at the picture.
+
+        Args:
+            layer: one of `layers`.
+            text_tokens: (B, L, W).
+            attention_mask: (B, L).
+            image_tokens: (B, P, W).
+            image_mask: (B, P), or None.
+
+        Returns:
+            (B, L, W).
+        """
+        words = _open(attention_mask, text_tokens.dtype)  # (B, 1, 1, L)
+        if self.causal:
+            length = text_tokens.shape[1]
+            later = torch.ones(length, length, dtype=torch.bool, device=text_tokens.device).triu(1)
+            words = words.masked_fill(later, torch.finfo(text_tokens.dtype).min)  # (B, 1, L, L)
+        picture = None if image_mask is None else _open(image_mask, text_tokens.dtype)
+        return layer(text_tokens, words, encoder_hidden_states=image_tokens, encoder_attention_mask=picture)
 
     @contextmanager
     def _eager(self, kept: list[Tensor]):
