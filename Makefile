@@ -60,6 +60,6 @@ $(READY): pyproject.toml
 	@touch $@
 
 $(BENCH): $(READY)
-	@echo "adding the libraries that we measure ourselves against (about 20 MB)"
+	@echo "adding the libraries that we measure ourselves against (about 80 MB)"
 	@$(PY) -m pip install --quiet --editable ".[bench]"
 	@touch $@

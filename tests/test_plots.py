@@ -7,11 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.collections import LineCollection
 from PIL import Image
 
 matplotlib.use("Agg")
 
+from matplotlib import pyplot as plt  # noqa: E402
+
 from vlnotes import plots  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
 
 IMAGES = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -116,6 +126,64 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no values"):
         plots.bars({})
     plots.matrix(torch.eye(3, requires_grad=True), rows=["a", "b", "c"])
+
+
+def test_word_maps_show_the_picture_the_maps_and_the_true_objects():
+    maps = torch.zeros(2, 4, 4)
+    maps[0, 1, 2] = 3.0
+    outline = torch.zeros(16, 16, dtype=torch.bool)
+    outline[4:8, 8:12] = True
+    figure = plots.word_maps(IMAGES[0], maps, ["red", "ring"], [outline, None], ["0.50", ""], columns=2)
+    plain, red, ring, empty = figure.axes
+    assert np.array_equal(plain.images[0].get_array(), plots.as_picture(IMAGES[0])) and len(plain.images) == 1
+    assert red.get_title("left") == "red" and red.get_title("right") == "0.50" and ring.get_title() == "ring"
+    assert plt.getp(red.title, "fontweight") == "bold" and not empty.images
+    veil = red.images[1].get_array()[..., 3]  # clear where the map is strongest, 40 % where it is 0
+    assert veil.min() < 0.02 and veil.max() == pytest.approx(0.4)
+    (x,), (y,) = (red.lines[0].get_xdata(), red.lines[0].get_ydata())  # the strongest point, in the picture's pixels
+    assert abs(x - 9.5) < 0.6 and abs(y - 5.5) < 0.6
+    edges = {
+        tuple(map(tuple, line)) for c in red.collections if isinstance(c, LineCollection) for line in c.get_segments()
+    }
+    assert len(edges) == 16 and {p for line in edges for p in line} == {
+        (x - 0.5, y - 0.5) for x in range(8, 13) for y in range(4, 9) if x in (8, 12) or y in (4, 8)
+    }
+    assert np.all(ring.images[1].get_array()[..., 3] == 0.4) and not ring.lines  # nothing to tell apart
+    figure.canvas.draw()
+    with matplotlib.rc_context({"savefig.dpi": 50}):
+        assert Image.open(io.BytesIO(plots._png(figure))).mode == "P"
+
+
+def test_word_maps_can_share_a_scale():
+    maps = np.array([[[0.0, 4.0]], [[0.0, 1.0]]])
+    own, shared = (plots.word_maps(IMAGES[0], maps, ["a", "b"], shared=s).axes[2].images[1] for s in (False, True))
+    assert own.get_array()[..., 3].min() < 0.01 and shared.get_array()[..., 3].min() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("size", [(40, 10), (10, 40), (30, 30)])
+def test_maps_lie_over_pictures_of_any_aspect(size):
+    picture = Image.new("RGB", size, "white")
+    figure = plots.picture_maps([picture, IMAGES[1]], [np.eye(3), np.ones((2, 5))], ["one", "two"], columns=1)
+    ax = figure.axes[0]
+    assert ax.images[0].get_extent() == ax.images[1].get_extent() == [-0.5, size[0] - 0.5, size[1] - 0.5, -0.5]
+    assert ax.get_xlim() == (-0.5, size[0] - 0.5) and ax.get_ylim() == (size[1] - 0.5, -0.5)
+    assert ax.get_aspect() == 1.0 or ax.get_aspect() == "equal"
+    figure.canvas.draw()
+    box = ax.get_window_extent()
+    assert box.width / box.height == pytest.approx(size[0] / size[1], rel=0.02)
+
+
+def test_maps_that_cannot_be_drawn_are_named():
+    with pytest.raises(ValueError, match="1 words for 2 maps"):
+        plots.word_maps(IMAGES[0], np.ones((2, 3, 3)), ["a"])
+    with pytest.raises(ValueError, match=r"got shape \(1, 3, 3\) with 1 that are not"):
+        plots.word_maps(IMAGES[0], np.where(np.eye(3) > 2, 0, [[[np.nan, 1, 1], [1, 1, 1], [1, 1, 1]]]), ["a"])
+    with pytest.raises(ValueError, match=r"a mask \(H, W\) with something in it"):
+        plots.word_maps(IMAGES[0], np.ones((1, 3, 3)), ["a"], [np.zeros((4, 4))])
+    with pytest.raises(ValueError, match="2 images for 1 maps"):
+        plots.picture_maps(IMAGES[:2], [np.ones((2, 2))])
+    with pytest.raises(ValueError, match="not 0"):
+        plots.picture_maps([], [])
 
 
 def test_the_global_style_is_left_alone():

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -131,6 +132,90 @@ def pictures(images: Sequence, titles: Sequence[str] | None = None, columns: int
                     weight="normal",
                 )
     return figure
+
+
+@plt.rc_context(STYLE)
+def word_maps(
+    image,
+    maps,
+    words: Sequence[str],
+    outlines: Sequence | None = None,
+    notes: Sequence[str] | None = None,
+    *,
+    columns: int = 5,
+    size: float = 1.75,
+    shared: bool = False,
+) -> Figure:
+    """One picture, and where each of its words looks: a line at half the height of the map, a dot at its strongest
+    point, and a veil over what it leaves out.
+
+    The first panel is the picture itself.
+
+    Args:
+        image: one picture of any aspect, (3, H, W) uint8 or a PIL picture.
+        maps: (W, h, w) raw maps, one a word; they are stretched to the picture here.
+        words: W words, which become the headings.
+        outlines: for each word the mask of its object, (H, W) bool, or None; its edge is drawn as a thin line.
+        notes: for each word a few words more, set small behind the heading, such as a score.
+        columns: panels in a row.
+        size: inches of the longer side of a picture.
+        shared: True colours all maps on one scale, so that a word which hardly looks stays pale; False gives every
+            map its own, from its smallest to its largest value.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: maps of another shape, NaN among them, or words, outlines or notes that are not as many.
+    """
+    maps = _maps(maps, words=words, outlines=outlines, notes=notes)
+    low, high = maps.min((1, 2)), maps.max((1, 2))
+    if shared:
+        low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
+    panels = [(image, None, "", None, "", 0, 1)]
+    for k, word in enumerate(words):
+        outline, note = None if outlines is None else outlines[k], "" if notes is None else notes[k]
+        panels.append((image, maps[k], word, outline, note, low[k], high[k]))
+    return _mapped(panels, columns, size)
+
+
+@plt.rc_context(STYLE)
+def picture_maps(
+    images: Sequence,
+    maps: Sequence,
+    titles: Sequence[str] | None = None,
+    outlines: Sequence | None = None,
+    *,
+    columns: int = 5,
+    size: float = 1.75,
+) -> Figure:
+    """Several pictures, each with one map over it: of a sentence, or of a conv layer.
+
+    Args:
+        images: N pictures of any aspect each, (N, 3, H, W) uint8 or a list of tensors or PIL pictures.
+        maps: N raw maps (h, w), which may differ in size; each is coloured from its smallest to its largest value.
+        titles: N texts; long ones are wrapped.
+        outlines: for each picture the mask of what should have been found, (H, W) bool, or None.
+        columns: pictures in a row.
+        size: inches of the longer side of a picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no maps, one that is no (h, w) or has NaN, or images, titles or outlines that are not as many.
+    """
+    maps = [_maps(_array(m)[None])[0] for m in maps]
+    for name, given in (("images", images), ("titles", titles), ("outlines", outlines)):
+        if not maps or (given is not None and len(given) != len(maps)):
+            raise ValueError(
+                f"{0 if given is None else len(given)} {name} for {len(maps)} maps; expected as many, not 0"
+            )
+    panels = []
+    for k, values in enumerate(maps):
+        title, outline = "" if titles is None else titles[k], None if outlines is None else outlines[k]
+        panels.append((images[k], values, title, outline, "", values.min(), values.max()))
+    return _mapped(panels, columns, size, fontsize=8.5, weight="normal")
 
 
 @plt.rc_context(STYLE)
@@ -492,6 +577,84 @@ def seeds(
 def _array(values) -> np.ndarray:
     """Tensors, with or without gradient and wherever they live, PIL pictures and lists, as an array."""
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _maps(maps, **given: Sequence | None) -> np.ndarray:
+    """(W, h, w) float64 without NaN, and as many of everything that goes with them."""
+    maps = _array(maps).astype(float)
+    if maps.ndim != 3 or not maps.size or not np.isfinite(maps).all():
+        bad = int((~np.isfinite(maps)).sum())
+        raise ValueError(f"expected maps (W, h, w) of finite numbers, got shape {maps.shape} with {bad} that are not")
+    for name, values in given.items():
+        if values is not None and len(values) != len(maps):
+            raise ValueError(f"{len(values)} {name} for {len(maps)} maps; expected as many")
+    return maps
+
+
+def _mapped(panels: list[tuple], columns: int, size: float, **heading) -> Figure:
+    """Panels in rows, each (image, map, heading, outline, note, low, high)."""
+    shapes = [as_picture(panel[0]).shape[:2] for panel in panels]
+    wide = max(size * w / max(h, w) for h, w in shapes)
+    tall = max(size * h / max(h, w) for h, w in shapes)
+    titles = [_wrap(panel[2], wide, lines=3) for panel in panels]
+    head = 0.19 * max(title.count("\n") + 1 for title in titles) + 0.03
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = canvas(columns * (wide + 0.12), rows * (tall + head + 0.1), columns, rows, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    panels = zip(axes.flat, panels, titles, shapes, strict=False)
+    for ax, (image, values, _, outline, note, low, high), title, shape in panels:
+        _look(ax, image)
+        if values is not None:
+            _overlay(ax, shape, values, low, high)
+        if outline is not None:
+            _edge(ax, _array(outline).astype(bool), shape)
+        ax.set_title(title, pad=4, loc="left" if note else "center", **{"fontsize": 9.5, **heading})
+        if note:
+            ax.set_title(note, fontsize=8, pad=4, loc="right", weight="normal", color=FAINT)
+    return figure
+
+
+def _overlay(ax: Axes, shape: tuple[int, int], values: np.ndarray, low: float, high: float) -> None:
+    """A map over a picture: a veil of up to 40 % where it is low, so that colours stay what they are, a line at half
+    its height and a dot at its strongest point. A map without a difference veils everything alike."""
+    import torch
+
+    from vlnotes.gradcam import upsample
+
+    height, width = shape
+    fine = tuple(max(n, 128) for n in shape)
+    veil = np.zeros((*fine, 4))
+    veil[..., :3] = to_rgb(INK)
+    veil[..., 3] = 0.4
+    if high > low:
+        smooth = upsample(torch.from_numpy((values - low) / (high - low)), fine).numpy()  # (H, W) in [0, 1]
+        veil[..., 3] *= 1 - smooth
+    ax.imshow(veil, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear")
+    if not high > low:
+        return
+    x = (np.arange(fine[1]) + 0.5) * width / fine[1] - 0.5
+    y = (np.arange(fine[0]) + 0.5) * height / fine[0] - 0.5
+    if smooth.min() < 0.5 < smooth.max():
+        ax.contour(x, y, smooth, [0.5], colors=INK, linewidths=2.4, alpha=0.55)
+        ax.contour(x, y, smooth, [0.5], colors=PAPER, linewidths=1.2)
+    row, column = np.unravel_index(smooth.argmax(), fine)
+    ax.plot(x[column], y[row], "o", markersize=4.2, color=PAPER, markeredgecolor=INK, markeredgewidth=0.9)
+
+
+def _edge(ax: Axes, outline: np.ndarray, shape: tuple[int, int]) -> None:
+    """The edge of a mask of any resolution, drawn along its pixels; the frame of the picture counts as outside."""
+    if outline.ndim != 2 or not outline.any():
+        raise ValueError(f"an outline is a mask (H, W) with something in it; got shape {outline.shape}")
+    high, wide = (n / m for n, m in zip(shape, outline.shape, strict=True))
+    padded = np.pad(outline, 1)
+    lines = []
+    for y, x in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):  # between one row and the next
+        lines.append([(x * wide - 0.5, y * high - 0.5), ((x + 1) * wide - 0.5, y * high - 0.5)])
+    for y, x in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]):
+        lines.append([(x * wide - 0.5, y * high - 0.5), (x * wide - 0.5, (y + 1) * high - 0.5)])
+    ax.add_collection(LineCollection(lines, colors=ORANGE, linewidths=1.1, capstyle="round"))
 
 
 def _slant(captions: Sequence[str], share: float) -> float:

@@ -9,6 +9,7 @@ from vlnotes.world.domains import COLOURS, CONCEPTS, DOMAINS, RELATIONS, SHAPES,
 from vlnotes.world.drawing import boxes, boxes_of, draw, masks
 from vlnotes.world.edits import EDITS, edits, hard_gallery
 from vlnotes.world.export import COUNTS, SAMPLE, cache_folder, ceilings, contact_sheet, export, make
+from vlnotes.world.grounding import ROLES, Grounded, grounded_words, word_regions
 from vlnotes.world.noise import NOISES, with_noise
 from vlnotes.world.pairs import Pairs, pairs
 from vlnotes.world.predicates import describe, holds, truth
@@ -26,6 +27,7 @@ __all__ = [
     "KINDS",
     "NOISES",
     "RELATIONS",
+    "ROLES",
     "SAMPLE",
     "SHAPES",
     "SIZES",
@@ -33,6 +35,7 @@ __all__ = [
     "TEXTURES",
     "VERSION",
     "Caption",
+    "Grounded",
     "Pairs",
     "Scene",
     "Span",
@@ -51,6 +54,7 @@ __all__ = [
     "export",
     "factor_labels",
     "from_json",
+    "grounded_words",
     "hard_gallery",
     "heroes",
     "holds",
@@ -62,4 +66,5 @@ __all__ = [
     "to_json",
     "truth",
     "with_noise",
+    "word_regions",
 ]
