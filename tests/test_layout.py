@@ -18,7 +18,7 @@ FLOORS = [
     {"world", "transport", "augment", "contrastive", "momentum", "text", "records"},
     {"datasets", "encoders", "fusion", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "downstream", "codis", "psd", "xclip", "modx"},
-    {"train", "plots", "explorer", "blind"},
+    {"train", "plots", "explorer", "blind", "scoring"},
     {"experiment", "environment", "claims", "weights"},
     {"checks"},
     {"__main__"},
