@@ -75,6 +75,11 @@ def rows_of(name: str) -> list[list[float]]:
     return [numbers for line in lines if len(numbers := percentages(line)) == 6]
 
 
+def tasks_of(row: str) -> list[tuple[float, float]]:
+    """(words alone, commonest answer) of each task, in percent."""
+    return [(float(alone), float(prior)) for alone, prior in re.findall(r"([\d.]+) \(([\d.]+)\)", row)]
+
+
 def percentages(row: str) -> list[float]:
     return [float(cell) for cell in re.findall(r"([\d.]+)%", row)]
 
@@ -82,8 +87,29 @@ def percentages(row: str) -> list[float]:
 @pytest.mark.parametrize("name", ["paper"])
 def test_the_card_says_what_is_measured(name):
     """Within half a point: pixels may differ by a grey level from machine to machine."""
-    for written, measured in zip(rows_of(name), blind.card_rows(name), strict=True):
-        assert written == pytest.approx(percentages(measured), abs=0.5)
+    *measured, tasks = blind.card_rows(name)
+    for written, row in zip(rows_of(name), measured, strict=True):
+        assert written == pytest.approx(percentages(row), abs=0.5)
+    (written,) = (found for line in CARD.splitlines() if line.startswith(f"| {name} |") and (found := tasks_of(line)))
+    for said, found in zip(written, tasks_of(tasks), strict=True):
+        assert said == pytest.approx(found, abs=0.5)
+
+
+def test_the_card_has_the_tasks_of_every_domain_and_none_gives_itself_away():
+    rows = {line.split(" | ")[0][2:]: found for line in CARD.splitlines() if len(found := tasks_of(line)) == 11}
+    assert list(rows) == list(DOMAINS)
+    for guesses in rows.values():
+        assert all(alone <= prior + 5 for alone, prior in guesses)
+        assert guesses[-3:] == [(50.0, 50.0), (33.3, 33.3), (33.3, 33.3)]
+
+
+def test_an_answer_in_the_words_is_guessed_and_a_coin_is_not():
+    texts, tail = ["is it red?", "is it blue?"] * 20, ["yes", "no"] * 20
+    assert blind.guessed(texts, tail, texts, tail, words=1) == (0.5, 1.0)
+    assert blind.guessed(texts * 2, [*tail, *tail[::-1]], texts, tail).alone == 0.5
+    assert blind.guessed(texts, ["yes"] * 30 + ["no"] * 10, texts[:4], ["no"] * 4).prior == 0
+    with pytest.raises(ValueError, match="got 1 and 2 to learn from, 1 and 1 to test on"):
+        blind.guessed(["a"], [1, 2], ["a"], [1])
 
 
 def test_the_card_has_both_rows_of_every_domain_and_no_text_gives_itself_away():

@@ -22,6 +22,7 @@ from vlnotes.metrics import (
     recall_at_k,
     recall_from_features,
     truth_from_labels,
+    winoground_scores,
     zero_shot,
 )
 
@@ -440,6 +441,38 @@ def test_bad_features_and_truths_are_named():
         chance_recall()
     with pytest.raises(ValueError, match="either images"):
         chance_recall(3, truth=torch.ones(2, 2).bool())
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([2, 4, 1000]))
+@settings(max_examples=60, deadline=None)
+def test_winoground_scores_are_those_of_a_loop(seed, n, levels):
+    """Few levels make many ties, which are wrong."""
+    scores = torch.randint(levels, (n, 2, 2), generator=torch.Generator().manual_seed(seed))
+    text = image = group = 0
+    for (a0, b0), (a1, b1) in scores.tolist():  # pictures 0 and 1, sentences a and b
+        right_text, right_image = a0 > b0 and b1 > a1, a0 > a1 and b1 > b0
+        text, image, group = text + right_text, image + right_image, group + (right_text and right_image)
+    assert winoground_scores(scores) == {"text": text / n, "image": image / n, "group": group / n}
+    assert winoground_scores(scores.float()) == winoground_scores(scores)
+
+
+def test_winoground_scores_of_chance_of_ties_and_of_a_bag_of_words():
+    found = winoground_scores(random(100_000, 2, 2))
+    assert found == pytest.approx({"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}, abs=0.006)
+    assert winoground_scores(torch.ones(3, 2, 2)) == {"text": 0, "image": 0, "group": 0}
+    assert winoground_scores(torch.eye(2)[None]) == {"text": 1, "image": 1, "group": 1}
+    likes_one_text = torch.tensor([[[3.0, 2.0], [1.0, 0.0]]])
+    assert winoground_scores(likes_one_text) == {"text": 0, "image": 0, "group": 0}
+    only_text = torch.tensor([[[3.0, 2.0], [4.0, 5.0]]])  # picture 1 fits every sentence better
+    assert winoground_scores(only_text) == {"text": 1, "image": 0, "group": 0}
+
+
+def test_bad_winoground_scores_are_named():
+    for shape in ((0, 2, 2), (2, 2), (5, 2, 3)):
+        with pytest.raises(ValueError, match="expected .n, 2, 2.: items, pictures, sentences"):
+            winoground_scores(torch.zeros(*shape))
+    with pytest.raises(ValueError, match="holds 1 NaN of 4"):
+        winoground_scores(torch.tensor([[[0.0, 1.0], [float("nan"), 0.0]]]))
 
 
 def test_bad_classes_are_named():

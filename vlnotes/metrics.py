@@ -145,6 +145,37 @@ def chance_recall(
     return _named(ks, i2t=i2t, t2i=t2i)
 
 
+def winoground_scores(scores: torch.Tensor) -> dict[str, float]:
+    """Are two pictures and two nearly equal sentences put together right?
+
+    text: for each picture, its own sentence scores higher than the other one. image: for each sentence, its own picture
+    does. group: both. Who answers at random reaches 1/4, 1/4 and 1/6. Here a tie is wrong, against the rule of this
+    file: a model that sees no difference should not be paid for it.
+
+    Args:
+        scores: (n, 2, 2); scores[i, p, t] says how well picture p fits sentence t of item i, larger is better; picture
+            0 belongs to sentence 0, picture 1 to sentence 1.
+
+    Returns:
+        {"text": share, "image": share, "group": share} of the n items, each in [0, 1].
+
+    Raises:
+        ValueError: another shape, no items, NaN.
+
+    Equation: Winoground (Thrush et al. 2022), text, image and group score.
+    """
+    scores = torch.as_tensor(scores)
+    if scores.ndim != 3 or scores.shape[1:] != (2, 2) or not len(scores):
+        raise ValueError(f"scores has shape {tuple(scores.shape)}; expected (n, 2, 2): items, pictures, sentences")
+    if bool(scores.isnan().any()):
+        raise ValueError(f"scores holds {int(scores.isnan().sum())} NaN of {scores.numel()} numbers")
+    own = scores.diagonal(dim1=1, dim2=2)  # (n, 2)
+    text = (own > torch.stack((scores[:, 0, 1], scores[:, 1, 0]), 1)).all(dim=1)  # the other sentence, by picture
+    image = (own > torch.stack((scores[:, 1, 0], scores[:, 0, 1]), 1)).all(dim=1)  # the other picture, by sentence
+    shares = {"text": text, "image": image, "group": text & image}
+    return {name: float(hits.double().mean()) for name, hits in shares.items()}
+
+
 def truth_from_labels(image_labels: Iterable[Hashable], text_labels: Iterable[Hashable]) -> torch.Tensor:
     """A text counts as true of every picture with the same label.
 

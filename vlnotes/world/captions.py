@@ -120,7 +120,7 @@ def _caption(scene: Scene, domain: Domain, kind: str, u, synonyms: int) -> Capti
         parts = [_phrase(scene, domain, i, u, synonyms, 0.9, 0.9) for i in (a, b)]
         options = relations_between(scene.objects[a], scene.objects[b])
         name = _pick(options, u())
-        phrase = _word(domain, "relation", name, u(), synonyms)
+        phrase = word_for(domain, "relation", name, u(), synonyms)
         slots |= {"a": parts[0][0], "b": parts[1][0], "relation": [(phrase, "relation", (a, b))]}
         predicate = {"things": [parts[0][1], parts[1][1]], "relations": [[name, 0, 1]]}
     elif kind in ("count", "partial"):
@@ -150,27 +150,44 @@ def _phrase(scene: Scene, domain: Domain, i: int, u, synonyms: int, keep_colour:
     attributes = ["shape"] + ["colour"] * colour_said + ["size", "texture", "direction"] * said
     term = term_of(thing, attributes)
     at = {role: u() for role in ("size", "texture", "colour", "noun", "direction")}
-    size = [(_word(domain, "size", thing.size, at["size"], synonyms), "size", (i,))] if "size" in term else []
+    size = [(word_for(domain, "size", thing.size, at["size"], synonyms), "size", (i,))] if "size" in term else []
     texture = (
-        [(_word(domain, "texture", thing.texture, at["texture"], synonyms), "texture", (i,))]
+        [(word_for(domain, "texture", thing.texture, at["texture"], synonyms), "texture", (i,))]
         if "texture" in term
         else []
     )
     words = size + texture if size_first else texture + size
     if colour_said:
-        words.append((_word(domain, "colour", thing.colour, at["colour"], synonyms), "colour", (i,)))
-    words.append((_word(domain, "noun", thing.shape, at["noun"], synonyms), "noun", (i,)))
+        words.append((word_for(domain, "colour", thing.colour, at["colour"], synonyms), "colour", (i,)))
+    words.append((word_for(domain, "noun", thing.shape, at["noun"], synonyms), "noun", (i,)))
     if "direction" in term:
         words.append(("pointing", None, ()))
-        words.append((_word(domain, "direction", thing.direction, at["direction"], synonyms), "direction", (i,)))
+        words.append((word_for(domain, "direction", thing.direction, at["direction"], synonyms), "direction", (i,)))
     if domain.articles:
-        words.insert(0, ("an" if words[0][0][0] in "aeiou8" else "a", None, ()))
+        words.insert(0, (article(words[0][0]), None, ()))
     return words, term
 
 
-def _word(domain: Domain, role: str, concept: str, u: float, synonyms: int) -> str:
+def word_for(domain: Domain, role: str, concept: str, u: float, synonyms: int = 2) -> str:
+    """One of a domain's words for a concept.
+
+    Args:
+        domain: whose words.
+        role: "noun", "colour", "size", "texture", "relation", "direction" or "count".
+        concept: a value of that role.
+        u: 0 <= u < 1, which of the words.
+        synonyms: how many of them are in use, the most common first.
+
+    Returns:
+        A word; for a relation a phrase such as "to the left of".
+    """
     words = domain.words[role][concept]
     return words[int(u * min(synonyms, len(words)))]
+
+
+def article(word: str) -> str:
+    """a or an, as the next word asks for it."""
+    return "an" if word[0] in "aeiou8" else "a"
 
 
 def _pick(values, u: float):
@@ -260,4 +277,4 @@ def prompts(domain: str, of: str = "colour-shape", template: str = "a picture of
         pairs = {f"{c} {s}": f"{colour[c]} {noun[s]}" for s in world.shapes for c in colours}
     else:
         raise ValueError(f'prompts are of "colour", "shape" or "colour-shape", got {of!r}')
-    return {key: template.format(("an " if words[0] in "aeiou8" else "a ") + words) for key, words in pairs.items()}
+    return {key: template.format(f"{article(words)} {words}") for key, words in pairs.items()}

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from vlnotes.world.domains import FRAME, SIZES, TEXTURES, domain_named
+from vlnotes.world.domains import FRAME, SIZES, TEXTURES
 from vlnotes.world.drawing import draw
-from vlnotes.world.scenes import Scene
+from vlnotes.world.scenes import Scene, domain_of
 
 FACTORS = ("shape", "colour", "size", "texture")
 
@@ -55,10 +55,7 @@ def factor_labels(scenes: list[Scene], factor: str) -> tuple[Tensor, tuple[str, 
     """
     if factor not in FACTORS:
         raise ValueError(f"factor must be one of {list(FACTORS)}, not {factor!r}")
-    domains = {scene.domain for scene in scenes}
-    if len(domains) != 1:
-        raise ValueError(f"expected scenes of one domain, got {sorted(domains)}")
-    domain = domain_named(domains.pop())
+    domain = domain_of(scenes)
     names = {"shape": domain.shapes, "colour": tuple(domain.palette), "size": tuple(SIZES), "texture": TEXTURES}[factor]
     return torch.tensor([names.index(getattr(_first_visible(scene), factor)) for scene in scenes]), names
 

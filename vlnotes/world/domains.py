@@ -38,6 +38,7 @@ __all__ = [
     "CONCEPTS",
     "DIRECTIONS",
     "DOMAINS",
+    "FILLERS",
     "FRAME",
     "JITTER",
     "RELATIONS",
@@ -57,6 +58,7 @@ __all__ = [
 
 DOMAINS = {domain.name: domain for domain in (PAPER, NEON, CHALK, KNIT, GARDEN, HARBOUR, PIXEL, GLYPHS, DIGITS_DOMAIN)}
 
+FILLERS = ("to", "the", "of", "than")  # words of a relation that say nothing alone
 # word -> (role, concept): which idea a word stands for, in any domain.
 CONCEPTS: dict[str, tuple[str, str]] = {}
 for _domain in DOMAINS.values():
@@ -65,7 +67,7 @@ for _domain in DOMAINS.values():
             for _word in _words:
                 # A relation is a phrase ("to the left of"); its telling word is the one that is no filler.
                 for _part in _word.split():
-                    if _part not in ("to", "the", "of", "than"):
+                    if _part not in FILLERS:
                         CONCEPTS[_part] = (_role, _concept)
     for _concept, _pairs in _domain.phrases.items():
         for _, _word in _pairs:

@@ -1,8 +1,10 @@
 """One-edit neighbours: scenes that differ in one thing only, for binding tests and hard galleries."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from random import Random
+from typing import NamedTuple
 
 from vlnotes.world.captions import Caption, captions, rel_pair, relations_between
 from vlnotes.world.domains import CELLS, DIRECTIONS, DOMAINS, allowed
@@ -10,6 +12,7 @@ from vlnotes.world.predicates import describe, holds, term_of
 from vlnotes.world.scenes import HELD_OUT, Scene, Thing
 
 EDITS = ("swap_colours", "swap_textures", "swap_shapes", "flip_relation", "replace_colour", "replace_shape")
+CAPTION_OF = {"flip_relation": "rel"}  # a full caption does not say where things are; other edits change the full one
 _SALT = 0xED17
 
 
@@ -53,7 +56,7 @@ def edits(scene: Scene, pair: tuple[int, int] | None = None) -> dict[str, Scene]
         objects = list(scene.objects)
         objects[a], objects[b] = x, y
         other = replace(scene, id=f"{scene.id}-{kind}", objects=tuple(objects))
-        if _drawable(scene, other) and _differ(scene, other, kind, a, b):
+        if drawable(scene, other) and _differ(scene, other, kind, a, b):
             made[kind] = other
     return made
 
@@ -71,13 +74,61 @@ def _pair_claims(scene: Scene, a: int, b: int) -> list[dict]:
     return [{"things": [term_of(x), term_of(y)], "relations": [[r, 0, 1]]} for r in relations_between(x, y)]
 
 
-def _drawable(scene: Scene, other: Scene) -> bool:
+def drawable(scene: Scene, other: Scene) -> bool:
+    """May an edited scene be drawn: do all colours stand out, and is no held-out pair new?
+
+    Args:
+        scene: the scene before the edit.
+        other: after it.
+
+    Returns:
+        True or False.
+    """
     before = {(t.colour, t.shape) for t in scene.objects}
     return all(
         t.colour in allowed(other.domain, other.place, _row(t))
         and ((t.colour, t.shape) not in HELD_OUT or (t.colour, t.shape) in before)
         for t in other.objects
     )
+
+
+class Binding(NamedTuple):
+    """Two scenes that differ in one edit, and the same sentence for each: caption a is true of scene a alone."""
+
+    scene_a: Scene
+    caption_a: Caption
+    scene_b: Scene
+    caption_b: Caption
+
+
+def winoground(scenes: Sequence[Scene], kind: str, *, synonyms: int = 2) -> list[Binding]:
+    """Two pictures and two sentences that differ in one edit, as Winoground has them; see `winoground_scores`.
+
+    Full captions; relation captions for flips, of which full captions say nothing.
+
+    Args:
+        scenes: any scenes; those without such a neighbour, or where either sentence does not tell the two apart, are
+            left out. Scenes of val and test hold neighbours already: ask `World.scenes` for them without.
+        kind: one of `EDITS`.
+        synonyms: how many words a concept may have.
+
+    Returns:
+        `Binding`s in the order of the scenes.
+
+    Raises:
+        ValueError: an unknown kind, synonyms below 1.
+    """
+    if kind not in EDITS:
+        raise ValueError(f"unknown edit {kind!r}; there are {', '.join(EDITS)}")
+    caption_kind, made = CAPTION_OF.get(kind, "full"), []
+    for scene in scenes:
+        other = edits(scene).get(kind) if len(scene.visible) > 1 else None
+        if other is None:
+            continue
+        a, b = (next(c for c in captions(s, synonyms) if c.kind == caption_kind) for s in (scene, other))
+        if holds(other, a.predicate) is False and holds(scene, b.predicate) is False:
+            made.append(Binding(scene, a, other, b))
+    return made
 
 
 def _row(thing: Thing) -> int:

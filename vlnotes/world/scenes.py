@@ -1,6 +1,7 @@
 """Scenes: the only truth of the picture world. Pictures, captions, boxes and answers all follow from them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from random import Random
 
@@ -157,6 +158,24 @@ def _pick(values, u: float):
 
 def _held_pairs(domain: Domain) -> list[tuple[str, str]]:
     return [(s, c) for s in domain.shapes for c in COLOURS if (c, s) in HELD_OUT and c in domain.palette]
+
+
+def domain_of(scenes: Sequence[Scene]) -> Domain:
+    """The domain that all these scenes are of.
+
+    Args:
+        scenes: at least one scene.
+
+    Returns:
+        Their `Domain`.
+
+    Raises:
+        ValueError: no scenes, or scenes of several domains.
+    """
+    names = {scene.domain for scene in scenes}
+    if len(names) != 1:
+        raise ValueError(f"expected scenes of one domain, got {sorted(names) or 'none'}")
+    return domain_named(names.pop())
 
 
 def to_json(scene: Scene) -> str:

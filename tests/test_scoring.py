@@ -1,0 +1,125 @@
+"""Scores of binding, hidden words and pointing: models whose answers are known."""
+
+import pytest
+import torch
+
+from vlnotes.albef import ALBEF
+from vlnotes.clip import CLIP
+from vlnotes.fusion import Fused
+from vlnotes.scoring import binding_scores, pointing_scores, word_scores
+from vlnotes.text import encode, train_tokenizer
+from vlnotes.world import World, captions, draw, grounded_words, masks, task_texts, winoground
+
+SCENES = World("paper").scenes(24, "test", neighbours=False)
+
+
+def tokens_of(scenes):
+    return train_tokenizer([c.text for s in scenes for c in captions(s, synonyms=3)] + list(task_texts("paper")))
+
+
+class Knows(torch.nn.Module):
+    """A dual encoder that looks up which sentence belongs to which picture; wrong where it is told to be."""
+
+    def __init__(self, kind, wrong=()):
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.items, self.wrong = winoground(SCENES, kind), set(wrong)
+        tokenizer = tokens_of(SCENES)
+        self.pictures, self.sentences = {}, {}
+        for at, (a, said_a, b, said_b) in enumerate(self.items):
+            for side, (scene, said) in enumerate(((a, said_a), (b, said_b))):
+                self.pictures[draw([scene])[0].numpy().tobytes()] = 2 * at + side
+                ids = encode(tokenizer, [said.text], 40)["input_ids"]
+                self.sentences[ids.numpy().tobytes()] = 2 * at + ((1 - side) if at in self.wrong else side)
+
+    def image_features(self, image):
+        return torch.eye(2 * len(self.items))[[self.pictures[one.numpy().tobytes()] for one in image]]
+
+    def text_features(self, input_ids, attention_mask):
+        return torch.eye(2 * len(self.items))[[self.sentences[row[None].numpy().tobytes()] for row in input_ids]]
+
+
+@pytest.mark.parametrize("kind", ["swap_colours", "flip_relation"])
+def test_who_knows_binds_and_who_errs_is_counted(kind):
+    tokenizer, count = tokens_of(SCENES), len(winoground(SCENES, kind))
+    assert count >= 8
+    right = binding_scores(Knows(kind), tokenizer, SCENES, (kind,))["itc"][kind]
+    assert right == {"choice": 1.0, "text": 1.0, "image": 1.0, "group": 1.0}
+    some = binding_scores(Knows(kind, wrong=(0, 2)), tokenizer, SCENES, (kind,))["itc"][kind]
+    assert some["group"] == some["choice"] == pytest.approx(1 - 2 / count)
+    few = binding_scores(Knows(kind, wrong=(0, 2)), tokenizer, SCENES, (kind,), most=4)["itc"][kind]
+    assert few["group"] == 0.5
+
+
+def test_a_model_without_fusion_has_the_cosine_alone():
+    tokenizer = tokens_of(SCENES)
+    clip = CLIP.tiny(len(tokenizer)).train()
+    found = binding_scores(clip, tokenizer, SCENES[:6])
+    assert list(found) == ["itc"] and clip.training
+    found = binding_scores(ALBEF.tiny(len(tokenizer), layers=1, queue_size=0), tokenizer, SCENES[:6])
+    assert list(found) == ["itc", "itm"]
+
+
+def test_a_hidden_word_counts_with_any_synonym(monkeypatch):
+    tokenizer = tokens_of(SCENES)
+    model = ALBEF.tiny(len(tokenizer), layers=1, queue_size=0)
+    words = {"noun": "shape", "colour": "colour"}
+    asked = {}
+
+    def oracle(ids, mask, image_tokens, labels):
+        """Says a synonym of the right word if the picture is the scene's own, nonsense if not."""
+        own = model.student.see(draw(SCENES)).tokens
+        out = torch.zeros(int((labels != -100).sum()), len(tokenizer))
+        rows = (labels != -100).nonzero()
+        for at, (row, place) in enumerate(rows.tolist()):
+            hidden = tokenizer.convert_ids_to_tokens(int(labels[row, place]))
+            assert ids[row, place] == tokenizer.mask_token_id
+            asked.setdefault(hidden, 0)
+            match = torch.equal(image_tokens[row], own[row])
+            names = next(s for s in synonyms if hidden in s)
+            guess = next((n for n in names if n != hidden and n in tokenizer.get_vocab()), hidden)
+            out[at, tokenizer.convert_tokens_to_ids(guess if match else "[PAD]")] = 1
+        return out
+
+    from vlnotes.world.domains import domain_named
+
+    synonyms = [set(names) for role in words for names in domain_named("paper").words[role].values()]
+    monkeypatch.setattr(model.student, "hidden_words", oracle)
+    found = word_scores(model, tokenizer, SCENES, tuple(words))
+    for role in words:
+        assert found[role]["true"] == 1.0 and found[role]["shuffled"] == 0.0 and found[role]["words"] > 15
+    with pytest.raises(ValueError, match="2 or more"):
+        word_scores(model, tokenizer, SCENES[:1])
+
+
+def test_looking_at_the_thing_scores_and_looking_away_does_not(monkeypatch):
+    tokenizer = tokens_of(SCENES)
+    model = ALBEF.tiny(len(tokenizer), layers=1, queue_size=0)
+
+    def look(right):
+        def inner(image, input_ids, attention_mask):
+            """Attention of a word: 1 on the cell that shows most of its thing (or least); a score that is its sum."""
+            count, length = input_ids.shape
+            maps = torch.zeros(count, 1, length, 65)
+            for row, scene in enumerate(SCENES):
+                said = captions(scene)[0]
+                offsets = tokenizer(said.text, return_offsets_mapping=True)["offset_mapping"]
+                shown = masks([scene])[0].float()  # (objects, 64, 64)
+                cells = torch.nn.functional.avg_pool2d(shown[None], 8)[0].flatten(1)  # (objects, 64)
+                for word in grounded_words(scene, said, ("noun",)):
+                    place = next(i for i, (a, b) in enumerate(offsets) if a == word.start and b > a)
+                    cell = cells[word.objects[0]]
+                    maps[row, 0, place, 1 + int(cell.argmax() if right else cell.argmin())] = 1
+            attention = maps.requires_grad_()
+            return attention.flatten(1).sum(1), Fused(attention, (attention,))
+
+        return inner
+
+    results = {}
+    for right in (True, False):
+        monkeypatch.setattr(model, "look", look(right))
+        (row,) = pointing_scores(model, tokenizer, SCENES, ("noun",), batch_size=len(SCENES))
+        assert row["role"] == "noun" and row["layer"] == 0
+        results[right] = row
+    assert results[True]["pointing"] > 0.8 > 0.2 > results[False]["pointing"]
+    assert results[True]["count"] == results[False]["count"] > 40
