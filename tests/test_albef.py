@@ -347,6 +347,27 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_a_compact_folder_keeps_what_cannot_be_made_again(tmp_path):
+    model = tiny(momentum=0.9).train()
+    model(batch())
+    model.eval().save(tmp_path / "all")
+    model.save(tmp_path / "small", compact=True)
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("all", "small")]
+    assert sizes[1] < sizes[0] / 3.5
+    again = ALBEF.load(tmp_path / "small")
+    for name, value in again.student.state_dict().items():
+        torch.testing.assert_close(value, model.student.state_dict()[name], rtol=1e-3, atol=1e-4)
+        assert torch.equal(value, again.teacher.state_dict()[name]), name
+    assert again.itm_head.weight.dtype == torch.float32 and int(again.steps) == 0
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(tmp_path / "small" / "weights.safetensors")
+    del tensors["student.text_projection.weight"]
+    save_file(tensors, tmp_path / "small" / "weights.safetensors")
+    with pytest.raises(ValueError, match="text_projection"):
+        ALBEF.load(tmp_path / "small")
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no column of another id"):
         tiny().train()(batch(1))

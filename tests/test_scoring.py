@@ -6,7 +6,7 @@ import torch
 from vlnotes.albef import ALBEF
 from vlnotes.clip import CLIP
 from vlnotes.fusion import Fused
-from vlnotes.scoring import binding_scores, pointing_scores, word_scores
+from vlnotes.scoring import binding_scores, expression_scores, pointing_scores, word_scores
 from vlnotes.text import encode, train_tokenizer
 from vlnotes.world import World, captions, draw, grounded_words, masks, task_texts, winoground
 
@@ -123,3 +123,44 @@ def test_looking_at_the_thing_scores_and_looking_away_does_not(monkeypatch):
         results[right] = row
     assert results[True]["pointing"] > 0.8 > 0.2 > results[False]["pointing"]
     assert results[True]["count"] == results[False]["count"] > 40
+
+
+def test_an_expression_has_a_map_a_block_and_one_of_the_cosine(monkeypatch):
+    tokenizer = tokens_of(SCENES)
+    model = ALBEF.tiny(len(tokenizer), layers=2, queue_size=0).train()
+    rows = expression_scores(model, tokenizer, SCENES[:8], batch_size=5)
+    assert [row["way"] for row in rows] == ["itc", "itm 0", "itm 1"] and model.training
+    things = sum(len(scene.visible) for scene in SCENES[:8])
+    assert len({row["count"] for row in rows}) == 1 and things - 4 <= rows[0]["count"] <= things
+
+    texts = []
+    original = model.look
+
+    def look(image, input_ids, attention_mask):
+        texts.extend(tokenizer.batch_decode(input_ids, skip_special_tokens=True))
+        return original(image, input_ids, attention_mask)
+
+    monkeypatch.setattr(model, "look", look)
+    expression_scores(model, tokenizer, SCENES[:1])
+    thing = SCENES[0].objects[SCENES[0].visible[0]]
+    assert any(thing.colour in text and text.split()[0] in ("a", "an") for text in texts)
+
+
+def test_the_map_of_the_cosine_is_that_of_the_thing_that_makes_it(monkeypatch):
+    """A tower whose one channel lights up at the thing, and features that are its maximum: the map must point there."""
+    tokenizer = tokens_of(SCENES)
+    model = ALBEF.tiny(len(tokenizer), layers=1, queue_size=0)
+    scene = SCENES[0]
+    thing = scene.visible[0]
+    cells = torch.nn.functional.avg_pool2d(masks([scene])[:, thing].float()[:, None], 8)  # (1, 1, 8, 8)
+    layer = torch.nn.Identity()
+    monkeypatch.setattr("vlnotes.scoring._unique", lambda scene: [thing])
+
+    def features(image):
+        seen = layer(cells.clone().requires_grad_())
+        return seen.flatten(1).amax(1, keepdim=True)
+
+    monkeypatch.setattr(model, "image_features", features)
+    monkeypatch.setattr(model, "text_features", lambda input_ids, attention_mask: torch.ones(len(input_ids), 1))
+    itc = expression_scores(model, tokenizer, [scene], image_map=layer)[0]
+    assert itc["way"] == "itc" and itc["pointing"] == 1 and itc["energy"] > 4 * itc["chance"]

@@ -1,12 +1,15 @@
 """Models as a folder with weights.safetensors and model.json: written and read alike for every method."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 
-def save_model(model: nn.Module, name: str, folder: str | Path, record: dict) -> Path:
+def save_model(
+    model: nn.Module, name: str, folder: str | Path, record: dict, state: dict[str, Tensor] | None = None
+) -> Path:
     """Write weights.safetensors and model.json (which model, how to build it, and the record).
 
     Args:
@@ -14,6 +17,7 @@ def save_model(model: nn.Module, name: str, folder: str | Path, record: dict) ->
         name: of the class, such as "CLIP"; model.json has it in lower case.
         folder: made if it is not there.
         record: JSON values to keep beside the weights.
+        state: what to write; None for the whole state dict.
 
     Returns:
         The folder.
@@ -27,20 +31,27 @@ def save_model(model: nn.Module, name: str, folder: str | Path, record: dict) ->
         raise ValueError(f"save works on models from {name}.tiny; for others, save state_dict() yourself")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = model.state_dict() if state is None else state
+    weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     save_file(weights, folder / "weights.safetensors")
     told = {"model": name.lower(), "built": model.built, **record}
     (folder / "model.json").write_text(json.dumps(told, indent=1) + "\n")
     return folder
 
 
-def load_model(cls, name: str, folder: str | Path) -> nn.Module:
+def load_model(
+    cls,
+    name: str,
+    folder: str | Path,
+    complete: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> nn.Module:
     """Read back what `save_model` wrote, in eval mode on the CPU.
 
     Args:
         cls: has `tiny`.
         name: as given to `save_model`.
         folder: with weights.safetensors and model.json.
+        complete: makes a whole state dict of what was written; None where that is whole.
 
     Returns:
         The model.
@@ -63,7 +74,8 @@ def load_model(cls, name: str, folder: str | Path) -> nn.Module:
         raise ValueError(f"{folder / 'model.json'} describes a {kind!r}, not a {name.lower()!r}")
     try:
         model = cls.tiny(**record["built"])
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        tensors = load_file(folder / "weights.safetensors")
+        model.load_state_dict(tensors if complete is None else complete(model, tensors))
     except Exception as error:  # safetensors, torch and a missing key each raise their own kind
         raise ValueError(f"{folder} does not hold a whole {name} as {name}.save wrote it: {error}") from error
     return model.eval()

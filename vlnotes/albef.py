@@ -23,6 +23,7 @@ from vlnotes.validate import check_features, check_finite, check_float, check_fr
 
 OBJECTIVES = ("itc", "itm", "mlm")
 COLDEST, HOTTEST = 0.001, 0.5  # the learnt temperature is kept between them
+LASTING = ("student.", "itm_head.", "temperature")  # what a compact folder keeps
 BEHIND = 100.0  # what was not re-ranked stays that far behind what was
 
 
@@ -616,11 +617,13 @@ class ALBEF(nn.Module):
         """
         return self.student.read(input_ids, attention_mask).features
 
-    def save(self, folder: str | Path, **record) -> Path:
+    def save(self, folder: str | Path, *, compact: bool = False, **record) -> Path:
         """Write weights.safetensors and model.json; see `CLIP.save`.
 
         Args:
             folder: made if it is not there.
+            compact: leave out teacher and queues, and keep float16 numbers: a fifth of the size, enough to look and to
+                train on from.
             record: JSON values to keep beside the weights.
 
         Returns:
@@ -629,7 +632,16 @@ class ALBEF(nn.Module):
         Raises:
             ValueError: a model that `tiny` did not build.
         """
-        return save_model(self, "ALBEF", folder, record)
+        return save_model(self, "ALBEF", folder, record, self.compact_state() if compact else None)
+
+    def compact_state(self) -> dict[str, Tensor]:
+        """What cannot be made again from the rest: student, ITM head and temperature, in float16.
+
+        Returns:
+            Part of the state dict.
+        """
+        kept = {name: value for name, value in self.state_dict().items() if name.startswith(LASTING)}
+        return {name: value.half() if value.is_floating_point() else value for name, value in kept.items()}
 
     @classmethod
     def load(cls, folder: str | Path) -> "ALBEF":
@@ -639,12 +651,21 @@ class ALBEF(nn.Module):
             folder: with weights.safetensors and model.json.
 
         Returns:
-            The model.
+            The model. From a compact folder its teacher is a copy of the student, and its queues are fresh.
 
         Raises:
             ValueError: the folder lacks one of the two files, or they are of another model.
         """
-        return load_model(cls, "ALBEF", folder)
+        return load_model(cls, "ALBEF", folder, _whole)
+
+
+def _whole(model: ALBEF, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a compact folder holds, with a teacher that is a copy and the queues as they are."""
+    if any(name.startswith("teacher.") for name in tensors):
+        return tensors
+    fresh = {name: value for name, value in model.state_dict().items() if not name.startswith((*LASTING, "teacher."))}
+    taught = {f"teacher.{name[8:]}": value for name, value in tensors.items() if name.startswith("student.")}
+    return fresh | tensors | taught
 
 
 class Reranked(NamedTuple):

@@ -13,7 +13,8 @@ from vlnotes import gradcam
 from vlnotes.albef import ALBEF
 from vlnotes.metrics import winoground_scores
 from vlnotes.text import IGNORE, encode
-from vlnotes.world import EDITS, Caption, Scene, captions, draw, grounded_words, winoground, word_regions
+from vlnotes.world import EDITS, Caption, Scene, captions, draw, grounded_words, masks, winoground, word_regions
+from vlnotes.world.captions import article
 from vlnotes.world.domains import domain_named
 
 ROLES = ("noun", "colour", "texture", "size", "relation")
@@ -203,6 +204,77 @@ def pointing_scores(
     model.train(was_training)
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return gradcam.score_table(scores, role=role_of, layer=layer_of)
+
+
+def expression_scores(
+    model: ALBEF,
+    tokenizer,
+    scenes: Sequence[Scene],
+    *,
+    image_map: nn.Module | None = None,
+    size: int = 64,
+    length: int = 40,
+    batch_size: int = 64,
+) -> list[dict]:
+    """Where is "a red star"? Sentence maps of ITM, one a fusion block, beside the map of ITC's cosine.
+
+    The expressions name colour and shape of one thing, as `vlnotes.world.prompts` does, and fit one thing of the
+    picture alone.
+
+    Args:
+        model: an `ALBEF`, used in eval mode.
+        tokenizer: the one that it learnt with.
+        scenes: N scenes.
+        image_map: the part of the image tower whose output (B, C, h, w) ITC's Grad-CAM looks at; None takes
+            `image_encoder.layers`, the last map of a conv tower.
+        size: pixels a side.
+        length: L, most tokens a text.
+        batch_size: expressions at a time.
+
+    Returns:
+        One dict a row: way ("itc", "itm 0", "itm 1", ...), count, and the means of `vlnotes.gradcam.localisation`.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    image_map = model.student.image_encoder.layers if image_map is None else image_map
+    asked = [(scene, thing) for scene in scenes for thing in _unique(scene)]
+    parts: list[dict[str, Tensor]] = []
+    ways: list[str] = []
+    for at in range(0, len(asked), batch_size):
+        some = asked[at : at + batch_size]
+        texts = [_expression(scene, thing) for scene, thing in some]
+        shown = [scene for scene, _ in some]
+        region = masks(shown, size)[torch.arange(len(some)), torch.tensor([thing for _, thing in some])]  # (B, H, W)
+        image = draw(shown, size).to(device)
+        tokens = {name: value.to(device) for name, value in encode(tokenizer, texts, length).items()}
+        score, fused = model.look(image, **tokens)
+        grid = model.student.image_encoder(image[:1]).grid
+        mask = tokens["attention_mask"]
+        found = {
+            f"itm {layer}": gradcam.sentence_map(maps, mask)
+            for layer, maps in enumerate(gradcam.word_maps(score, fused.attentions, grid, mask))
+        }
+        with gradcam.recording(image_map) as kept:
+            cosine = (model.image_features(image) * model.text_features(**tokens)).sum(1)
+        found = {"itc": gradcam.gradcam(kept[0].detach(), *gradcam.gradients(cosine, kept))} | found
+        for way, maps in found.items():
+            parts.append(gradcam.localisation(maps.cpu(), region))
+            ways += [way] * len(some)
+    model.train(was_training)
+    scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return gradcam.score_table(scores, way=ways)
+
+
+def _unique(scene: Scene) -> list[int]:
+    """The things of a scene that can be seen, and whose colour and shape nothing else in it has."""
+    seen = [(scene.objects[k].colour, scene.objects[k].shape) for k in scene.visible]
+    return [k for k, both in zip(scene.visible, seen, strict=True) if seen.count(both) == 1]
+
+
+def _expression(scene: Scene, thing: int) -> str:
+    words, it = domain_named(scene.domain).words, scene.objects[thing]
+    said = f"{words['colour'][it.colour][0]} {words['noun'][it.shape][0]}"
+    return f"{article(said)} {said}"
 
 
 def _said(scene: Scene, kind: str) -> Caption:
