@@ -13,7 +13,7 @@ QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test run bench records tables format clean help
+.PHONY: lab test run bench records tables picture format clean help
 
 help:
 	@echo "make lab      make the environment, open JupyterLab on the first notebook"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench    speed and memory beside other libraries"
 	@echo "make records  execute the course and write the recorded numbers and stored outputs anew"
 	@echo "make tables   write the generated tables and the numbers in prose anew"
+	@echo "make picture  take the README's picture of notebook 00's explorer anew"
 	@echo "make format   let ruff format code and notebooks"
 	@echo "make clean    remove the environment, caches and executed copies; runs/ stays"
 
@@ -42,6 +43,9 @@ records: $(READY)
 
 tables: $(READY)
 	$(PY) -m vlnotes.checks
+
+picture: $(READY)
+	$(PY) tests/readme_picture.py
 
 bench: $(BENCH)
 	$(PY) tests/benchmarks

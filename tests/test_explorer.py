@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,6 +245,7 @@ BAD = [
     (lambda x: dict(similarity=x, compare=x[:3]), r"compare: expected \(steps, N, M\) = \(1, 4, 4\)"),
     (lambda x: dict(similarity=x, compare=x * np.nan), "compare: 16 of 16"),
     (lambda x: dict(similarity=x, compare=x, names=("a",)), "names: expected two names"),
+    (lambda x: dict(similarity=x, called=("query",)), "called: expected two words"),
     (lambda x: dict(similarity=x, overlays={"o": x[:2]}), r"overlay 'o': expected shape \(4, 4\)"),
     (lambda x: dict(similarity=x, overlays={"o": x * np.nan}), "overlay 'o': 16 of 16"),
     (lambda x: dict(similarity=x, truth=x[:2] > 0), r"truth: expected shape \(4, 4\)"),
@@ -273,6 +275,13 @@ def test_wrong_kinds_are_refused():
             Explorer(random(4, 4), **options)
     with pytest.raises(TypeError, match="expected numbers"):
         Explorer(np.array([["a", "b"]]))
+
+
+def test_the_readmes_picture_is_there_small_and_described():
+    root = Path(__file__).parent.parent
+    [(alt, file)] = re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", (root / "README.md").read_text(encoding="utf-8"))
+    assert re.search(r"\d", alt) and len(alt.split()) > 8
+    assert (root / file).stat().st_size < 400_000 and min(Image.open(root / file).size) >= 800
 
 
 def test_saving_needs_no_widget_library(tmp_path):

@@ -1,7 +1,7 @@
 """`python -m vlnotes.checks`: write what is generated from the stored notebooks; with `--check`, only look.
 
-Writes `data/graduation.md` and the README's picture, and brings the tables of the course, of the claims and of the
-world's gates, and every number quoted from the records in README.md and the notebooks up to date.
+Writes `data/graduation.md`, and brings the tables of the course, of the claims and of the world's gates, and every
+number quoted from the records in README.md and the notebooks up to date.
 """
 
 import argparse
@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 from vlnotes import claims, records
-from vlnotes.checks.course import rewrite_table, stored_pictures
+from vlnotes.checks.course import rewrite_table
 from vlnotes.checks.graduation import complaints, marks, table, taught_functions
 
 CLAIM_TABLE = re.compile(r"(<!--claims:?(\w*)-->)\n.*?(<!--/claims-->)", re.DOTALL)
 GATE_TABLES = re.compile(r"(<!--gates-->\n).*?(<!--/gates-->)", re.DOTALL)
-README_PICTURE = ("00_start_here.ipynb", "after")  # notebook and cell that draw the README's matrix
 
 
 def generated(course: Path) -> dict[Path, bytes]:
@@ -42,10 +41,7 @@ def generated(course: Path) -> dict[Path, bytes]:
     if card.exists():
         gates = claims.domains.gate_tables(claims.rows(claims.domains.STUDY))
         files[card] = GATE_TABLES.sub(lambda mark: mark[1] + gates + mark[2], card.read_text(encoding="utf-8"))
-    made = {path: text.encode() for path, text in files.items()}
-    for picture in stored_pictures(notebooks / README_PICTURE[0], README_PICTURE[1]):
-        made[course / "data" / "readme_matrix.png"] = picture
-    return made
+    return {path: text.encode() for path, text in files.items()}
 
 
 def rewrite_claims(text: str) -> str:

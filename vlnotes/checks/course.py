@@ -1,6 +1,5 @@
 """The course as a table, read from the notebooks themselves, so that README and notebook 00 cannot fall behind."""
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -50,21 +49,3 @@ def rewrite_table(text: str, notebooks: Path, prefix: str = "") -> str:
         return text
     table = course_table(notebooks, prefix)
     return TABLE.sub(lambda mark: mark[1] + table + mark[2], text)
-
-
-def stored_pictures(notebook: Path, cell: str) -> list[bytes]:
-    """The pictures in the stored output of a cell.
-
-    Args:
-        notebook: its file; need not exist.
-        cell: the cell's id.
-
-    Returns:
-        PNG files, none where there is no such cell.
-    """
-    if not notebook.exists():
-        return []
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    outputs = [output for c in cells if c.get("id") == cell for output in c.get("outputs", [])]
-    found = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    return [base64.b64decode("".join(picture)) for picture in found]

@@ -47,6 +47,7 @@ class Explorer:
         column_attributes: name -> M values to sort the captions by; without, captions follow their own pictures.
         temperature: where the slider starts; divides the values before each softmax.
         label: what a value is called.
+        called: what a row and a column are called, in the singular.
         title: of the saved page.
         bits: 8 or 16 a value; None keeps 16 up to half a million values, 8 beyond. The readout shows no more digits
             than that leaves.
@@ -79,6 +80,7 @@ class Explorer:
         column_attributes: Mapping[str, Sequence] | None = None,
         temperature: float = 0.07,
         label: str = "cosine",
+        called: Sequence[str] = ("picture", "caption"),
         title: str = "Contrastive matrix",
         bits: int | None = None,
     ):
@@ -91,13 +93,16 @@ class Explorer:
                 )
         if len(models) > 1 and (len(names) != 2 or not all(isinstance(name, str) for name in names)):
             raise ValueError(f"names: expected two names, one for each model, got {names!r}")
+        if len(called) != 2 or not all(isinstance(word, str) and word for word in called):
+            raise ValueError(f"called: expected two words, for a row and for a column, got {called!r}")
+        self._called = [[word, _plural(word)] for word in called]
         self._models = models
         moments, n, m = models[0].shape
         self.shape = (moments, n, m)
         self._names = list(names[: len(models)])
         self._steps = [str(step) for step in _counted(steps, moments, "steps", "matrices")]
         self._rows = _texts(rows, n, "rows", "rows") if rows is not None else None
-        self._captions = _texts(captions, m, "captions", "columns", "caption")
+        self._captions = _texts(captions, m, "captions", "columns", called[1])
         self._pictures = _pictures(pictures, n)
         self._owner = _owners(text_to_image, n, m)
         self._truth = None if truth is None else encoding.truth_codes(truth, (n, m))
@@ -183,7 +188,7 @@ class Explorer:
     def __repr__(self) -> str:
         moments, n, m = self.shape
         over = f", {moments} steps" if moments > 1 else ""
-        return f"Explorer({n} pictures x {m} captions{over})"
+        return f"Explorer({n} {self._called[0][1]} x {m} {self._called[1][1]}{over})"
 
     @property
     def selected(self) -> tuple[int, int] | None:
@@ -257,7 +262,7 @@ class Explorer:
             own[self._owner[has], np.arange(m)[has]] = True
             layers["own pairs"] = own
         if self._truth is not None:
-            name = "true, but of another picture" if self._owner is not None else "true pairs"
+            name = f"true, but of another {self._called[0][0]}" if self._owner is not None else "true pairs"
             layers[name] = (self._truth == 1) & ~own
         layers |= dict(given)
         found = []
@@ -313,6 +318,7 @@ class Explorer:
             "digits": _digits(high - low, top),
             "change": reach,
             "label": self._label,
+            "called": self._called,
             "title": self._title,
             "temperature": self._temperature,
             "alt": self._alt(),
@@ -332,7 +338,8 @@ class Explorer:
     def _alt(self) -> str:
         _, n, m = self.shape
         last = self._models[0][-1]
-        text = f"Matrix of {n} pictures by {m} captions, {self._label} from {last.min():.2f} to {last.max():.2f}"
+        rows, columns = (words[count != 1] for words, count in zip(self._called, (n, m), strict=True))
+        text = f"Matrix of {n} {rows} by {m} {columns}, {self._label} from {last.min():.2f} to {last.max():.2f}"
         if len(self._steps) > 1:
             text += f" at {self._step_label} {self._steps[-1]}"
         if self._owner is not None and (self._owner >= 0).any() and n > 1:
@@ -386,6 +393,10 @@ def _digits(span: float, top: int) -> int:
     size = int(np.floor(np.log10(span)))
     most = max(0, 3 - size) if size >= 0 else max(3, 2 - size)
     return int(np.clip(np.floor(-np.log10(span / top / 2)), 0, most))
+
+
+def _plural(word: str) -> str:
+    return f"{word[:-1]}ies" if word.endswith("y") and word[-2:-1] not in "aeiou" else f"{word}s"
 
 
 def _counted(given: Sequence | None, need: int, name: str, of: str) -> list:

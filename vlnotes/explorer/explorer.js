@@ -11,16 +11,39 @@ const THUMB = 20; // pixels a row needs to show its picture
 
 // ---- bytes -------------------------------------------------------------------------------------------------
 
-async function inflate(packed) {
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+// Piece by piece into one array of the right size: nothing large is ever there twice.
+async function inflate(pieces, about) {
+  const widths = { u1: 1, u2: 2 };
+  const ends = Object.values(about.arrays).map(([kind, offset, length]) => offset + widths[kind] * length);
+  for (const [offset, length] of about.pictures || []) ends.push(offset + length);
+  const out = new Uint8Array(8 * Math.ceil(ends.reduce((a, b) => Math.max(a, b), 0) / 8));
+  const { readable, writable } = new DecompressionStream("deflate");
+  const writer = writable.getWriter();
+  (async () => {
+    for (const piece of pieces) await writer.write(piece);
+    await writer.close();
+  })().catch(() => {}); // the reader hears of it too
+  const reader = readable.getReader();
+  for (let at = 0; ;) {
+    const { done, value } = await reader.read();
+    if (done) return out;
+    out.set(value, at);
+    at += value.length;
+  }
 }
 
-function fromBase64(text) {
-  const letters = atob(text);
-  const bytes = new Uint8Array(letters.length);
-  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-  return bytes;
+function* fromBase64(text) {
+  const step = 1 << 18; // letters at a time
+  let kept = "";
+  for (let from = 0; from < text.length; from += step) {
+    kept += text.slice(from, from + step).replaceAll(" ", "");
+    const whole = from + step < text.length ? kept.length - (kept.length % 4) : kept.length;
+    const letters = atob(kept.slice(0, whole));
+    kept = kept.slice(whole);
+    const bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+    yield bytes;
+  }
 }
 
 function views(about, bytes) {
@@ -91,6 +114,7 @@ let made = 0;
 
 export function explore(host, about, bytes, model) {
   const { n, m, models, steps } = about;
+  const [[rowWord, rowWords], [columnWord, columnWords]] = about.called; // each with its plural
   const data = views(about, bytes);
   const colours = words(data.colours);
   const signed = words(data.signed);
@@ -187,25 +211,31 @@ export function explore(host, about, bytes, model) {
   });
   const order = () => orders[state.order];
 
-  // -- pictures of matrices, one pixel a cell, kept until they change --
-  const painted = new Map();
-  function image(key, paint) {
-    if (!painted.has(key)) {
-      if (painted.size > 12) painted.delete(painted.keys().next().value);
+  // -- pictures of matrices, one pixel a cell: a sheet for each matrix and overlay, painted anew when it changes --
+  const sheets = new Map();
+  let pixels = null;
+  function image(which, moment, paint) {
+    if (!sheets.has(which)) {
       const sheet = document.createElement("canvas");
       sheet.width = m;
       sheet.height = n;
-      const pixels = new ImageData(m, n);
-      paint(new Uint32Array(pixels.data.buffer));
-      sheet.getContext("2d").putImageData(pixels, 0, 0);
-      painted.set(key, sheet);
+      sheets.set(which, { sheet, shows: "" });
     }
-    return painted.get(key);
+    const kept = sheets.get(which);
+    const shows = `${moment}/${state.order}`;
+    if (kept.shows !== shows) {
+      pixels ||= new ImageData(m, n);
+      paint(new Uint32Array(pixels.data.buffer));
+      kept.sheet.getContext("2d").putImageData(pixels, 0, 0);
+      kept.shows = shows;
+    }
+    return kept.sheet;
   }
 
+  const shade = Uint8Array.from({ length: about.top + 1 }, (_, q) => (about.top ? Math.round((255 * q) / about.top) : 0));
   function matrix(which) {
     const { rows, columns } = order();
-    return image(`${which}/${state.step}/${state.order}`, (out) => {
+    return image(which, state.step, (out) => {
       const from = state.step * size;
       if (which === "change") {
         const reach = about.change || 1;
@@ -220,8 +250,6 @@ export function explore(host, about, bytes, model) {
         return;
       }
       const code = codes[which];
-      const shade = new Uint8Array(about.top + 1);
-      for (let q = 0; q <= about.top; q++) shade[q] = about.top ? Math.round((255 * q) / about.top) : 0;
       for (let i = 0, at = 0; i < n; i++) {
         const row = from + rows[i] * m;
         for (let j = 0; j < m; j++, at++) out[at] = colours[shade[code[row + columns[j]]]];
@@ -235,12 +263,15 @@ export function explore(host, about, bytes, model) {
     const { kind, colour } = about.overlays[k];
     const { rows, columns } = order();
     const moment = about.overlays[k].steps ? state.step : 0;
-    return image(`overlay${k}/${moment}/${state.order}`, (out) => {
+    return image(`overlay${k}`, moment, (out) => {
       const cells = overlayAt(k);
       const bytes = new Uint8Array(out.buffer);
       const strength = kind === "bool" ? 225 : 1 / 257;
-      for (let i = 0, at = 0; i < n; i++)
-        for (let j = 0; j < m; j++, at++) bytes.set([...colour, cells[rows[i] * m + columns[j]] * strength], 4 * at);
+      out.fill(new Uint32Array(new Uint8Array([...colour, 0]).buffer)[0]);
+      for (let i = 0, at = 3; i < n; i++) {
+        const row = rows[i] * m;
+        for (let j = 0; j < m; j++, at += 4) bytes[at] = cells[row + columns[j]] * strength;
+      }
     });
   }
 
@@ -538,15 +569,15 @@ export function explore(host, about, bytes, model) {
   const numbers = make("table", "vx-numbers", side);
   make("caption", "vx-hidden", numbers, "Value and probabilities of the cell");
   const tops = make("div", "vx-tops", side);
-  const lists = ["captions for this picture", "pictures for this caption"].map((what) => {
+  const lists = [`${columnWords} for this ${rowWord}`, `${rowWords} for this ${columnWord}`].map((what, nth) => {
     const block = make("div", "vx-block", tops);
-    const heading = make("h3", "", block, `Best ${what}`);
+    const heading = make("h2", "", block, `Best ${what}`);
     const list = make("ol", "", block);
     const lines = Array.from({ length: TOP }, () => {
       const line = make("li", "", list);
       const button = make("button", "vx-line", line);
       button.type = "button";
-      const face = what.startsWith("pictures") && pictures.length ? make("img", "vx-thumb", button) : null;
+      const face = nth === 1 && pictures.length ? make("img", "vx-thumb", button) : null;
       if (face) face.alt = "";
       const text = make("span", "vx-text", button);
       const number = make("span", "vx-number", button);
@@ -556,8 +587,8 @@ export function explore(host, about, bytes, model) {
     return { heading, lines, what };
   });
 
-  const rowName = (r) => (about.rowNames ? about.rowNames[r] : `picture ${r}`);
-  const truthWords = { true: "✓ true of this picture", false: "✗ not true of this picture", unknown: "? nobody knows whether it is true" };
+  const rowName = (r) => (about.rowNames ? about.rowNames[r] : `${rowWord} ${r}`);
+  const truthWords = { true: `✓ true of this ${rowWord}`, false: `✗ not true of this ${rowWord}`, unknown: "? nobody knows whether it is true" };
 
   let toldTo = 0;
   function read() {
@@ -566,7 +597,7 @@ export function explore(host, about, bytes, model) {
     if (state.hover) {
       const [r, c] = state.hover;
       const there = state.view === "change" ? signedSay(value(1, r, c) - value(0, r, c)) : say(value(asked(), r, c));
-      pointing.textContent = `${rowName(r)} × caption ${c}: ${there}, “${about.captions[c]}”`;
+      pointing.textContent = `${rowName(r)} × ${columnWord} ${c}: ${there}, “${about.captions[c]}”`;
     } else pointing.textContent = state.pin ? "pinned; click the cell again to let go" : "";
     if (!cell) {
       title.textContent = "no cell yet";
@@ -581,7 +612,7 @@ export function explore(host, about, bytes, model) {
       if (shownImage.src !== source.src) shownImage.src = source.src;
       shownImage.alt = rowName(r);
     }
-    title.textContent = `${rowName(r)} × caption ${c}`;
+    title.textContent = `${rowName(r)} × ${columnWord} ${c}`;
     caption.textContent = about.captions[c];
     const said = truth(r, c);
     verdict.hidden = !said;
@@ -655,7 +686,7 @@ export function explore(host, about, bytes, model) {
     if (document.activeElement === canvas || root.contains(document.activeElement))
       toldTo = setTimeout(() => {
         const f = around(k, r, c);
-        live.textContent = `${rowName(r)}, caption ${c}, ${about.captions[c]}: ${about.label} ${say(f.value)}, ` +
+        live.textContent = `${rowName(r)}, ${columnWord} ${c}, ${about.captions[c]}: ${about.label} ${say(f.value)}, ` +
           `row ${share(f.row)}, column ${share(f.column)}${said ? `, ${said === "true" ? "true" : said === "false" ? "not true" : "unknown"}` : ""}`;
       }, CALM);
   }
@@ -974,8 +1005,9 @@ export async function openPage(host) {
   const model = pageModel(about.key, about.selected);
   document.documentElement.toggleAttribute("data-framed", window.parent !== window);
   // a notebook does not keep what is very large: the model outside has it, as long as the kernel runs
-  const text = document.getElementById("vx-bytes").textContent;
-  const bytes = await inflate(text ? fromBase64(text) : await model.bytes());
+  const store = document.getElementById("vx-bytes");
+  const bytes = await inflate(store.textContent ? fromBase64(store.textContent) : [await model.bytes()], about);
+  store.remove();
   let frame = null;
   try {
     frame = window.frameElement;
@@ -1001,8 +1033,10 @@ function initialize({ model }) {
     if (!data || data.vlnotes !== key || !source) return;
     pages.add(source);
     const kept = model.get("data");
-    if (data.ask && kept?.byteLength)
-      source.postMessage({ vlnotes: key, bytes: new Uint8Array(kept.buffer, kept.byteOffset, kept.byteLength).slice() }, "*");
+    if (data.ask && kept?.byteLength) {
+      const bytes = new Uint8Array(kept.buffer, kept.byteOffset, kept.byteLength).slice();
+      source.postMessage({ vlnotes: key, bytes }, "*", [bytes.buffer]);
+    }
     if (!("selected" in data)) return tell(source);
     model.set("selected", data.selected);
     model.save_changes();
@@ -1023,7 +1057,7 @@ async function render({ model, el }) {
   const answer = async ({ about }, buffers) => {
     if (!about || stop) return;
     const view = buffers[0] || model.get("data");
-    const bytes = await inflate(new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength));
+    const bytes = await inflate([new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength)], about);
     if (!gone) stop = explore(el, about, bytes, model);
   };
   model.on("msg:custom", answer);

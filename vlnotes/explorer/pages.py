@@ -43,11 +43,18 @@ body {{ margin: 0; background: #fdfcf9; }}
 html[data-framed] {{ color-scheme: normal; }}
 html[data-framed] body {{ background: transparent; }}
 main {{ max-width: 1200px; margin: 0 auto; }}
+h1 {{ margin: 0; padding: 16px 14px 0; font: 600 20px/1.3 system-ui, sans-serif; color: #23272e; }}
+@media (prefers-color-scheme: dark) {{ h1 {{ color: #ece9e2; }} }}
+html[data-framed] h1 {{ position: absolute; padding: 0; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); }}
 {source("explorer.css")}</style>
 </head>
 <body>
-<main id="vx-host" aria-label="{title}"></main>
+<main>
+<h1>{title}</h1>
 <noscript>{image(about, still)}</noscript>
+<div id="vx-host"></div>
+</main>
 <script type="application/json" id="vx-about">{said}</script>
 <script type="text/plain" id="vx-bytes">{letters(packed)}</script>
 <script type="module">
