@@ -1,5 +1,6 @@
 """ALBEF: every loss against loops in float64, the sampler at its worst, and the module's promises."""
 
+import copy
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from vlnotes.clip import CLIP, encode_images, encode_texts
 from vlnotes.contrastive import clip_loss, soft_info_nce
 from vlnotes.fusion import FusionEncoder
 from vlnotes.momentum import FeatureQueue
+from vlnotes.text import mask_tokens
 
 
 def dice(seed=0):
@@ -56,13 +58,12 @@ def test_itc_is_the_double_loop(weight, tiled):
 @pytest.mark.parametrize("tiled", [False, True])
 def test_itc_spreads_the_hard_target_over_the_same_picture(tiled):
     v, w, tv, tw, qv, qw = features()
-    ids, old = torch.tensor([3, 3, 8, -1, -1]), torch.tensor([8, -1, 3, 9, 8, -1, 3])
-    found = itc_loss(
-        *(v, w, tv, tw, qv, qw),
-        **{"temperature": 0.2, "distill_weight": 0.3, "ids": ids, "image_ids": old, "text_ids": old, "tiled": tiled},
-    )
-    one = naive_direction(v, tw, tv, qw, 0.2, 0.3, ids, old)
-    other = naive_direction(w, tv, tw, qv, 0.2, 0.3, ids, old)
+    ids, images = torch.tensor([3, 3, 8, -1, -1]), torch.tensor([8, -1, 3, 9, 8, -1, 3])
+    texts = torch.tensor([3, 3, 3, 8, -1, -1, 7])
+    settings = {"temperature": 0.2, "distill_weight": 0.3, "ids": ids, "tiled": tiled}
+    found = itc_loss(v, w, tv, tw, qv, qw, image_ids=images, text_ids=texts, **settings)
+    one = naive_direction(v, tw, tv, qw, 0.2, 0.3, ids, texts)
+    other = naive_direction(w, tv, tw, qv, 0.2, 0.3, ids, images)
     assert float(found) == pytest.approx((one + other) / 2, rel=1e-9)
 
 
@@ -184,7 +185,7 @@ def test_itm_is_the_mean_over_all_pairs():
     x = torch.randn(3, 2, dtype=torch.float64, generator=dice()).requires_grad_()
     with pytest.raises(ValueError, match="NaN"):
         itm_loss(matched * torch.nan, mismatched)
-    assert float(itm_loss(x, x.detach())) > 0
+    assert itm_loss(x, x.detach()).item() > 0
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
@@ -197,20 +198,22 @@ def test_mlm_is_the_loop_over_hidden_words(weight):
         for at in range(4):
             if labels[b, at] != -100:
                 log_p = logits[b, at].float().log_softmax(0).double()
-                soft = teacher[b, at].softmax(0)
+                soft = teacher[b, at].detach().softmax(0)
                 expected -= (1 - weight) * log_p[labels[b, at]] + weight * (soft * log_p).sum()
                 count += 1
     loss = mlm_loss(logits, labels, teacher, distill_weight=weight)
-    assert float(loss) == pytest.approx(float(expected) / count, rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item() / count, rel=1e-5)
+    (by_hand,) = torch.autograd.grad(expected / count, logits, retain_graph=True)
     loss.backward()
     assert teacher.grad is None
+    torch.testing.assert_close(logits.grad, by_hand, rtol=1e-5, atol=1e-7)
     assert logits.grad[labels == -100].abs().max() == 0 and logits.grad[labels != -100].abs().min() > 0
 
 
 def test_mlm_without_a_hidden_word_is_zero_and_attached():
     logits = torch.randn(1, 2, 3, requires_grad=True)
     loss = mlm_loss(logits, torch.full((1, 2), -100))
-    assert float(loss) == 0
+    assert loss.item() == 0
     loss.backward()
     with pytest.raises(ValueError, match="teacher_logits"):
         mlm_loss(logits, torch.zeros(1, 2, dtype=torch.long), distill_weight=0.4)
@@ -234,11 +237,205 @@ def tiny(**options):
     return ALBEF.tiny(40, size=32, layers=2, **{"queue_size": 8, **options})
 
 
+def stirred(model, amount=0.05):
+    """The model with a student that is no longer its teacher, and a head and places that are not near zero."""
+    generator = dice(5)
+    with torch.no_grad():
+        for parameter in [*model.student.parameters(), *model.itm_head.parameters()]:
+            parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def soft_rows(x, keys, target_logits, hard, weight, t):
+    """Cross-entropy of each row against its mixed target; gradient of x and t alone."""
+    target = weight * (target_logits / t.detach()).softmax(1) + (1 - weight) * hard
+    return -(target.detach() * (x @ keys.T / t).log_softmax(1)).sum(1).mean()
+
+
+def step_by_hand(model, data, drawn, masked, labels, same_ids=False, weight=0.4):
+    """The three losses as the paper writes them, pass by pass, on the weights that the model has now; and the teacher's
+    features. The random choices are given."""
+    teacher = copy.deepcopy(model.teacher)
+    for old, new in zip(teacher.parameters(), model.student.parameters(), strict=True):
+        old.data = model.momentum * old.data + (1 - model.momentum) * new.data
+    student, mask, t, size = model.student, data["attention_mask"], model.temperature, len(data["image"])
+    seen, read = student.see(data["image"]), student.read(data["input_ids"], mask)
+    v, w = seen.features, read.features
+    with torch.no_grad():
+        teacher_seen = teacher.see(data["image"])
+        tv, tw = teacher_seen.features, teacher.read(data["input_ids"], mask).features
+    hard = {"texts": torch.eye(size, size + 8), "images": torch.eye(size, size + 8)}
+    if same_ids:
+        for name, queue in (("texts", model.text_queue), ("images", model.image_queue)):
+            ids = torch.cat([data["ids"], queue.ids])
+            hard[name] = (data["ids"][:, None] == ids).float()
+            hard[name] /= hard[name].sum(1, keepdim=True)
+    texts, images = torch.cat([tw, model.text_queue.features]), torch.cat([tv, model.image_queue.features])
+    itc = soft_rows(v, texts, tv @ texts.T, hard["texts"], weight, t) / 2
+    itc = itc + soft_rows(w, images, tw @ images.T, hard["images"], weight, t) / 2
+
+    def says_yes(i, j):
+        """log softmax over (no, yes) of picture i with text j"""
+        fused = student.fusion(read.tokens[j : j + 1], mask[j : j + 1], seen.tokens[i : i + 1]).tokens
+        return model.itm_head(fused[:, 0]).log_softmax(1)[0]
+
+    picture, text = drawn
+    itm = 0.0
+    for i in range(size):
+        itm = itm - says_yes(i, i)[1] - says_yes(int(picture[i]), i)[0] - says_yes(i, int(text[i]))[0]
+
+    def guesses(encoders, tokens):
+        words = encoders.text_encoder(masked, mask).tokens
+        return encoders.words(encoders.fusion(words, mask, tokens).tokens)  # (B, L, V)
+
+    said, heard = guesses(student, seen.tokens).log_softmax(2), guesses(teacher, teacher_seen.tokens).softmax(2)
+    mlm, hidden = 0.0, (labels != -100).nonzero().tolist()
+    for b, at in hidden:
+        target = weight * heard[b, at].detach() + (1 - weight) * F.one_hot(labels[b, at], heard.shape[2])
+        mlm = mlm - (target * said[b, at]).sum()
+    return {"itc": itc, "itm": itm / (3 * size), "mlm": mlm / len(hidden)}, (v, w, tv, tw)
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """What the model asked of the two functions that draw, and what they answered."""
+    kept = {"similarity": [], "drawn": [], "masked": None}
+
+    def draw(similarity, ids=None, **more):
+        kept["similarity"].append(similarity)
+        kept["drawn"].append(sample_hard_negatives(similarity, ids, **more))
+        return kept["drawn"][-1]
+
+    def hide(*given, **more):
+        kept["masked"] = mask_tokens(*given, **more)
+        return kept["masked"]
+
+    monkeypatch.setattr("vlnotes.albef.sample_hard_negatives", draw)
+    monkeypatch.setattr("vlnotes.albef.mask_tokens", hide)
+    return kept
+
+
+@pytest.mark.parametrize("same_ids", [False, True])
+def test_a_step_is_the_paper_by_hand(choices, same_ids):
+    model = stirred(tiny(momentum=0.7, mask_probability=0.4, same_ids=same_ids)).train()
+    data = batch()
+    data["ids"] = torch.tensor([4, 1, 2, 4, 0, 3])
+    model.image_queue.ids[:3], model.text_queue.ids[:3] = torch.tensor([4, 4, 9]), torch.tensor([1, 9, 2])
+    before = copy.deepcopy(model)
+    found = model(data)
+    masked, labels = choices["masked"]
+    expected, (v, w, tv, tw) = step_by_hand(before, data, choices["drawn"], masked, labels, same_ids)
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss, rtol=1e-4, atol=1e-5, msg=name)
+    ours = torch.autograd.grad(found["loss"], [p for p in model.parameters() if p.requires_grad])
+    theirs = torch.autograd.grad(sum(expected.values()), [p for p in before.parameters() if p.requires_grad])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    t = before.temperature.detach()
+    to_image, to_text = choices["similarity"]  # the negative picture of each text comes first
+    torch.testing.assert_close(to_image, (w @ tv.T / t).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(to_text, (v @ tw.T / t).detach(), rtol=1e-4, atol=1e-4)
+    for queue, old, pushed in (
+        (model.image_queue, before.image_queue, tv),
+        (model.text_queue, before.text_queue, tw),
+    ):
+        torch.testing.assert_close(queue.features, torch.cat([pushed, old.features[6:]]))
+        assert queue.ids.tolist() == [4, 1, 2, 4, 0, 3, -1, -1]
+
+
+def test_the_teacher_has_a_say_only_where_it_is_asked(choices):
+    data = batch()
+    found = {}
+    for distill in ((), ("itc",), ("mlm",), ("itc", "mlm")):
+        model = stirred(tiny(mask_probability=0.4, distill=distill)).train()
+        before = copy.deepcopy(model)
+        found[distill] = model(data)
+        masked, labels = choices["masked"]
+        drawn = choices["drawn"][-2:]
+        without, _ = step_by_hand(before, data, drawn, masked, labels, weight=0.0)
+        with_it, _ = step_by_hand(before, data, drawn, masked, labels)
+        for name in ("itc", "mlm"):
+            expected = with_it if name in distill else without
+            torch.testing.assert_close(found[distill][name], expected[name], rtol=1e-4, atol=1e-5)
+        assert abs(without["itc"] - with_it["itc"]) > 1e-3 and abs(without["mlm"] - with_it["mlm"]) > 1e-3
+
+
+def test_even_negatives_ask_for_no_similarity(choices):
+    stirred(tiny(hard_negatives=False)).train()(batch())
+    assert [float(one.abs().max()) for one in choices["similarity"]] == [0.0, 0.0]
+
+
+def test_masks_and_negatives_follow_from_seed_and_step_alone(choices):
+    def draws(model, state):
+        torch.manual_seed(state)
+        model(batch())
+        return [choices["masked"][0], *choices["drawn"][-2:]]
+
+    model = tiny(mask_probability=0.5).train()
+    same, later = draws(copy.deepcopy(model), 0), copy.deepcopy(model)
+    assert all(map(torch.equal, same, draws(copy.deepcopy(model), 1)))
+    assert not torch.equal(draws(later, 0)[0], draws(later, 0)[0])  # the next step hides other words
+    assert not torch.equal(same[0], draws(tiny(mask_probability=0.5, seed=1).train(), 0)[0])
+    assert (tiny(mask_probability=0.0).train()(batch())["mlm"]).item() == 0
+
+
+def test_a_picture_is_a_class_token_and_its_grid_in_reading_order():
+    encoders = stirred(tiny()).student
+    image = batch(2, size=32)["image"]
+    with torch.no_grad():
+        tower, found = encoders.image_encoder(image), encoders.see(image)
+        torch.testing.assert_close(found.tokens[:, 0], encoders.token_norm(encoders.class_token(tower.pooled)))
+        height, width = tower.grid
+        for at in range(height * width):
+            place = encoders.places[0, :, at // width, at % width]
+            cell = encoders.token_norm(encoders.grid_tokens(tower.tokens[:, at]) + place)
+            torch.testing.assert_close(found.tokens[:, 1 + at], cell)
+    assert found.tokens.shape[1] == 1 + height * width
+
+
+def test_a_tower_with_a_class_token_of_its_own_needs_no_places():
+    encoders = stirred(ALBEF.tiny(40, image="vit", size=32, layers=1, queue_size=0)).student
+    image = batch(2)["image"]
+    with torch.no_grad():
+        tower, found = encoders.image_encoder(image), encoders.see(image)
+        cells = encoders.token_norm(encoders.grid_tokens(tower.tokens[:, 1:]))  # the tower's class token is left out
+    torch.testing.assert_close(found.tokens[:, 1:], cells)
+
+
+def test_hidden_words_are_guessed_at_their_places_whatever_the_padding():
+    model = stirred(tiny()).eval()
+    data = batch()
+    ids, mask = data["input_ids"], data["attention_mask"]
+    labels = torch.full_like(ids, -100)
+    labels[1, 2], labels[1, 3], labels[4, 1] = 7, 8, 9
+    with torch.no_grad():
+        seen = model.student.see(data["image"]).tokens
+        found = model.student.hidden_words(ids, mask, seen, labels)
+        for row, (b, at) in enumerate([(1, 2), (1, 3), (4, 1)]):
+            used = int(mask[b].sum())
+            words = model.student.text_encoder(ids[b : b + 1, :used], mask[b : b + 1, :used]).tokens
+            fused = model.student.fusion(words, mask[b : b + 1, :used], seen[b : b + 1]).tokens
+            torch.testing.assert_close(found[row], model.student.words(fused[0, at]), rtol=1e-4, atol=1e-5)
+    assert found.shape == (3, 40)
+
+
+def test_looking_gives_the_matching_score_and_where_words_looked():
+    model = stirred(tiny()).eval()
+    data = batch()
+    given = data["image"], data["input_ids"], data["attention_mask"]
+    scores, fused = model.look(*given)
+    seen, read = model.student.see(given[0]), model.student.read(*given[1:])
+    torch.testing.assert_close(scores, model.match(seen.tokens, read.tokens, given[2])[:, 1])
+    assert [tuple(one.shape) for one in fused.attentions] == [(6, 4, 9, 1 + 16)] * 2
+    torch.testing.assert_close(fused.attentions[0].sum(-1), torch.ones(6, 4, 9))
+    assert torch.autograd.grad(scores.sum(), fused.attentions[1])[0].abs().sum() > 0
+
+
 def test_a_step_gives_every_part_a_gradient_and_the_teacher_none():
     model = tiny().train()
     losses = model(batch())
     assert {"loss", "itc", "itm", "mlm"} <= losses.keys()
-    assert float(losses["loss"]) == pytest.approx(sum(float(losses[name]) for name in ("itc", "itm", "mlm")), rel=1e-6)
+    assert losses["loss"].item() == pytest.approx(sum(losses[name].item() for name in ("itc", "itm", "mlm")), rel=1e-6)
     losses["loss"].backward()
     quiet = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith("teacher.")]
     assert not quiet, quiet
@@ -273,10 +470,10 @@ def test_the_share_of_the_teacher_grows_evenly():
 
 
 def test_nothing_moves_in_evaluation():
-    model = tiny().eval()
+    model = stirred(tiny()).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     first, second = (model(batch()) for _ in range(2))
-    assert float(first["loss"]) == float(second["loss"])
+    assert first["loss"].item() == second["loss"].item()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -329,8 +526,11 @@ def test_words_see_words_on_both_sides_unless_causal():
 
 
 def test_it_takes_over_a_clip():
-    clip, model = CLIP.tiny(40, seed=3).eval(), tiny().start_from(CLIP.tiny(40, seed=3)).eval()
-    data = batch()
+    clip = CLIP.tiny(40, seed=3).eval()
+    with torch.no_grad():
+        clip.logit_scale.fill_(3.0)
+    model, data = tiny().start_from(clip).eval(), batch()
+    assert float(model.temperature.detach()) == pytest.approx(math.exp(-3))
     torch.testing.assert_close(encode_images(model, data["image"]), encode_images(clip, data["image"]))
     torch.testing.assert_close(encode_texts(model, data, 4), encode_texts(clip, data, 4))
     assert torch.equal(model.teacher.image_projection.weight, clip.image_projection.weight)
@@ -343,6 +543,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     model(batch())
     model.eval().save(tmp_path / "all")
     again = ALBEF.load(tmp_path / "all")
+    assert again.built == model.built and again.momentum == 0.9
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
@@ -390,7 +591,7 @@ def test_bad_input_is_named():
 def test_other_towers_and_other_sizes_run(image):
     model = ALBEF.tiny(40, image=image, size=32, layers=1, queue_size=0).train()
     losses = model(batch(3))
-    assert math.isfinite(float(losses["loss"]))
+    assert math.isfinite(losses["loss"].item())
     tokens = model.student.see(batch(2, size=64)["image"]).tokens
     assert tokens.shape[1] == 1 + {"vit": 64, "resnet18": 4}[image]
 
@@ -451,6 +652,16 @@ def test_reranking_is_the_loop_over_the_first_k():
                         assert float(scores[i, j]) == pytest.approx(float(expected), abs=2e-4)
     with pytest.raises(ValueError, match="k is -1"):
         rerank(model, data["image"], tokens, -1)
+
+
+def test_reranking_looks_in_eval_mode_and_leaves_the_model_as_it_was(monkeypatch):
+    model, data = tiny().train(), batch()
+    modes, match = [], model.match
+    monkeypatch.setattr(model, "match", lambda *given: modes.append(model.training) or match(*given))
+    rerank(model, data["image"], data, 2)
+    assert modes and not any(modes) and model.training
+    rerank(model.eval(), data["image"], data, 2)
+    assert not model.training
 
 
 def test_queues_are_part_of_the_state():

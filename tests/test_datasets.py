@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
+from transformers import BatchEncoding
 
 from vlnotes.datasets import (
     PairDataset,
@@ -641,13 +642,15 @@ def test_shrinking_is_antialiased_also_for_jpegs_decoded_small(tmp_path):
 class Letters:
     """A stand-in for a tokenizer: the code of every letter, called as transformers' tokenizers are."""
 
-    def __call__(self, texts, padding, truncation, max_length, return_tensors):
+    pad_token_id = 0
+
+    def __call__(self, texts, padding, truncation, max_length, return_tensors, return_token_type_ids):
         assert (padding, truncation, return_tensors) == ("max_length", True, "pt")
         ids = torch.zeros(len(texts), max_length, dtype=torch.int64)
         for row, text in zip(ids, texts, strict=True):
             codes = [ord(letter) for letter in text[:max_length]]
             row[: len(codes)] = torch.tensor(codes)
-        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+        return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """From a folder of pictures to a scored model; the command line; the environment check."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -9,11 +10,15 @@ import torch
 from PIL import Image
 
 from vlnotes.__main__ import main
+from vlnotes.albef import ALBEF, Read, rerank
 from vlnotes.clip import CLIP
 from vlnotes.environment import check
-from vlnotes.experiment import neighbour_scores, scores_table, train_moco_on, train_on
+from vlnotes.experiment import neighbour_scores, scores_table, train_albef_on, train_moco_on, train_on
+from vlnotes.experiment.run import Run
+from vlnotes.experiment.scoring import retrieval_scores
+from vlnotes.metrics import recall_at_k
 from vlnotes.moco import MoCo
-from vlnotes.text import load_tokenizer
+from vlnotes.text import encode, load_tokenizer, train_tokenizer
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (40, 70, 210), "yellow": (230, 210, 50)}
 
@@ -50,8 +55,11 @@ def test_it_learns_and_leaves_everything_behind(folder, tmp_path):
     assert model.text_features(words["input_ids"], words["attention_mask"]).shape == (1, 128)
 
 
-def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys):
-    whole = train_on(folder, tmp_path / "a", **OPTIONS)
+@pytest.mark.parametrize("start", [train_on, train_albef_on])
+def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys, start):
+    options = {**OPTIONS, "steps": 30 if start is train_on else 6}
+    third = 2 * options["steps"] // 3
+    whole = start(folder, tmp_path / "a", **options)
     from vlnotes import experiment
 
     real = experiment.batches_of
@@ -60,31 +68,31 @@ def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys):
         inner = real(*given)
 
         def batch_at(step):
-            if step == 20:
+            if step == third:
                 raise KeyboardInterrupt
             return inner(step)
 
         return batch_at
 
-    real_train = experiment.train
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: real_train(*a, **{**k, "checkpoint_seconds": 0}))
+    real_train = experiment.run.train
+    monkeypatch.setattr(experiment.run, "train", lambda *a, **k: real_train(*a, **{**k, "checkpoint_seconds": 0}))
     monkeypatch.setattr(experiment, "batches_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        train_on(folder, tmp_path / "b", **OPTIONS)
+        start(folder, tmp_path / "b", **options)
     assert (tmp_path / "b" / "unfinished.safetensors").exists()
     asked = []
     monkeypatch.setattr(experiment, "batches_of", lambda *given: lambda step: asked.append(step) or real(*given)(step))
-    again = train_on(folder, tmp_path / "b", **{**OPTIONS, "progress": True})
+    again = start(folder, tmp_path / "b", **{**options, "progress": True})
     assert "going on with the unfinished run" in capsys.readouterr().out
-    assert asked == list(range(20, 30))  # and not from the start
-    assert again["scores"] == whole["scores"]
+    assert asked == list(range(third, options["steps"]))  # and not from the start
+    assert again["scores"] == whole["scores"] and again["last"] == whole["last"]
 
 
 @pytest.mark.parametrize("other", [{"batch_size": 8}, {"size": 48}, {"length": 16}, {"image": "resnet18"}])
 def test_an_unfinished_run_with_other_settings_is_refused(folder, tmp_path, monkeypatch, other):
     from vlnotes import experiment
 
-    monkeypatch.setattr(experiment, "_scores", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(experiment, "retrieval_scores", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train_on(folder, tmp_path / "run", **{**OPTIONS, "steps": 2})
     with pytest.raises(ValueError, match="belongs to another run"):
@@ -93,7 +101,7 @@ def test_an_unfinished_run_with_other_settings_is_refused(folder, tmp_path, monk
 
 def test_from_disk_and_from_memory_are_the_same(folder, tmp_path, monkeypatch):
     a = train_on(folder, tmp_path / "a", **OPTIONS)
-    monkeypatch.setattr("vlnotes.experiment.IN_MEMORY", 0)
+    monkeypatch.setattr("vlnotes.experiment.run.IN_MEMORY", 0)
     b = train_on(folder, tmp_path / "b", **OPTIONS)
     assert a["scores"] == b["scores"]
 
@@ -118,6 +126,130 @@ def test_concepts_are_kept_apart_and_scored(tmp_path):
     assert "by concept" in record["scores"]
     assert record["scores"]["by concept, chance"]["i2t@1"] > record["scores"]["by picture, chance"]["i2t@1"]
     assert record["data"]["test"] == 6  # two whole concepts of three pictures
+
+
+def test_albef_trains_and_is_judged_in_two_stages(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    record = train_albef_on(folder, out, **{**OPTIONS, "progress": True, "rerank": 3})
+    shown = capsys.readouterr().out
+    assert record == json.loads((out / "record.json").read_text())
+    assert sorted(p.name for p in out.iterdir()) == [
+        *("history.csv", "model.json", "record.json", "tokenizer", "weights.safetensors")
+    ]
+    assert (record["method"], record["data"]["train"], record["data"]["test"]) == ("albef", 32, 8)
+    assert record["settings"]["ramp_steps"] == 2 and record["settings"]["queue_size"] == 16  # one epoch; half of them
+    assert record["rerank"] == {"texts": 3, "images": 3} and set(record["last"]) == {"loss", "itc", "itm", "mlm"}
+    assert list(record["scores"]) == [
+        "by picture",
+        *(f"by picture, {row}" for row in ("itm", "sum", "colours", "chance")),
+        "gallery",
+    ]
+    for line in ("by picture, ITC alone", "ITM re-ranks", "ITM + cosine", "colour histograms", "chance"):
+        assert line in shown
+    assert "ITM looked at the best 3 texts and 3 pictures; gallery: 8 pictures, 16 captions" in shown
+    assert "re-ranking" in shown and "learnt by heart" not in shown
+    model = ALBEF.load(out)
+    assert int(model.steps) == 30 and model.share() == 0.4 and model.text_queue.filled == 16
+    assert not model.same_ids and set(model.image_queue.ids.tolist()) <= set(range(32))
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    """32 speckled pictures with two captions each, 8 to train and 24 to test; two and two are one concept."""
+    rows, dice = [], random.Random(0)
+    for i in range(32):
+        Image.frombytes("RGB", (8, 8), dice.randbytes(192)).resize((32, 32)).save(tmp_path / f"{i}.png")
+        about = {"concept": f"c{i // 2}", "split": "train" if i < 8 else "test"}
+        words = [" ".join(dice.choices([*COLOURS, "spot", "dot"], k=5)) for _ in range(2)]
+        rows += [{"image": f"{i}.png", "caption": word, **about} for word in words]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    return tmp_path / "captions.json"
+
+
+def opened(path, tmp_path):
+    return Run(path, tmp_path, "albef", size=32, batch_size=8, seed=0, skip_bad=False, progress=False)
+
+
+class Planted(torch.nn.Module):
+    """Features and matching scores that are random functions of what is seen and read."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        dice, self.built = torch.Generator().manual_seed(0), {"vocab_size": vocab_size}
+        shapes = (3 * 32 * 32, 6), (12, 6), (6, 6)
+        self.parts = torch.nn.ParameterList(torch.randn(shape, generator=dice) for shape in shapes)
+
+    student = property(lambda self: self)
+
+    def see(self, image):
+        raw = (image.flatten(1) / 255 - 0.5) @ self.parts[0]
+        return Read(raw[:, None], torch.nn.functional.normalize(raw, dim=1))
+
+    def read(self, input_ids, attention_mask):
+        raw = (input_ids / 8 - 0.5) @ self.parts[1]
+        return Read(raw[:, None].expand(-1, 12, -1), torch.nn.functional.normalize(raw, dim=1))
+
+    def match(self, image_tokens, text_tokens, attention_mask):
+        score = (image_tokens[:, 0] @ self.parts[2] * text_tokens[:, 0]).sum(1).sin()
+        return torch.stack([-score, score], dim=1)
+
+    def image_features(self, image):
+        return self.see(image).features
+
+    def text_features(self, input_ids, attention_mask):
+        return self.read(input_ids, attention_mask).features
+
+
+def test_two_stage_scores_are_those_of_rerank_itself(captioned, tmp_path):
+    run = opened(captioned, tmp_path)
+    tokenizer, _ = run.tokenizer()
+    model = Planted(len(tokenizer))
+    captions = [caption for some in run.test_data.captions for caption in some]
+    tokens, owner = encode(tokenizer, captions, 12), torch.arange(24).repeat_interleave(2)
+    scores = retrieval_scores(model, tokenizer, run, 12, k=14)
+    for name, add in (("itm", False), ("sum", True)):
+        found = rerank(model, run.test_images, tokens, 14, add_similarity=add)
+        texts, images = recall_at_k(found.texts, owner), recall_at_k(found.images, owner)
+        expected = {key: (texts if key.startswith("i2t") else images)[key] for key in texts}
+        assert scores[f"by picture, {name}"] == pytest.approx(expected, abs=1e-6)
+    rows = [scores[f"by picture{row}"] for row in ("", ", itm", ", sum")]
+    for way in ("i2t", "t2i"):  # and nowhere two rows alike
+        assert len({tuple(row[f"{way}@{k}"] for k in (1, 5, 10)) for row in rows}) == 3
+    assert {"by concept, itm", "by concept, sum", "by concept, chance"} <= scores.keys()
+    alone = retrieval_scores(model, tokenizer, run, 12)
+    assert alone["by picture"] == scores["by picture"] and "by picture, itm" not in alone
+    few = retrieval_scores(model, tokenizer, run, 12, k=100, gallery=3)
+    assert few["gallery"] == {"pictures": 3, "captions": 6, "of": 24}
+    assert few["by picture, chance"]["t2i@1"] == pytest.approx(1 / 3)
+
+
+def test_a_model_with_another_tokenizer_is_refused(captioned, tmp_path):
+    train_albef_on(captioned, tmp_path / "run", **{**OPTIONS, "steps": 1, "gallery": 2})
+    run, model = opened(captioned, tmp_path), ALBEF.load(tmp_path / "run")
+    known = model.built["vocab_size"]
+    assert "by picture" in retrieval_scores(model, load_tokenizer(tmp_path / "run" / "tokenizer"), run, 12)
+    with pytest.raises(ValueError, match=f"the tokenizer has 6 ids and the model knows {known}.*beside the weights"):
+        retrieval_scores(model, train_tokenizer(["a"]), run, 12)
+
+
+def test_albef_names_what_is_wrong(folder, tmp_path):
+    with pytest.raises(ValueError, match="rerank >= 0 and a gallery of at least 1 picture; got -1, 1000"):
+        train_albef_on(folder, tmp_path / "a", **OPTIONS, rerank=-1)
+    with pytest.raises(ValueError, match="got 16, 0"):
+        train_albef_on(folder, tmp_path / "a", **OPTIONS, gallery=0)
+    (folder / "7.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="7.png"):
+        train_albef_on(folder, tmp_path / "a", **OPTIONS)
+    with pytest.warns(UserWarning) as said:  # once for each part
+        record = train_albef_on(folder, tmp_path / "b", skip_bad=True, **{**OPTIONS, "steps": 2, "length": 4})
+    assert "7.png" in str(record["skipped"])
+    counts = [str(one.message).partition(" captions are longer than 4 tokens")[0] for one in said]
+    assert counts == ["62 of 62", "16 of 16"]
+
+
+def test_what_is_learnt_by_heart_is_said(captioned, tmp_path, capsys):
+    train_on(captioned, tmp_path / "run", **{**OPTIONS, "steps": 101, "progress": True})
+    assert "every picture was seen 101 times: so small a set is learnt by heart" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -147,7 +279,7 @@ def test_moco_trains_on_the_pictures_alone_and_is_judged_by_neighbours(concepts,
 
 def test_moco_from_disk_and_from_memory_are_the_same_and_no_concepts_no_score(folder, tmp_path, monkeypatch):
     a = train_moco_on(folder, tmp_path / "a", **{**OPTIONS, "steps": 3})
-    monkeypatch.setattr("vlnotes.experiment.IN_MEMORY", 0)
+    monkeypatch.setattr("vlnotes.experiment.run.IN_MEMORY", 0)
     b = train_moco_on(folder, tmp_path / "b", **{**OPTIONS, "steps": 3})
     assert a["last"] == b["last"] and a["scores"] == b["scores"] == {}
     with pytest.raises(ValueError, match="expected batch_size >= 2 and size >= 16; got 1, 32"):
@@ -174,6 +306,12 @@ def test_the_command_line(folder, tmp_path, capsys):
     assert main(moco) == 0
     assert "a picture finds itself among 16 others" in capsys.readouterr().out
     assert json.loads((tmp_path / "moco" / "model.json").read_text())["model"] == "moco"
+    albef = ["train", "albef", *words[2:5], str(tmp_path / "albef"), *words[6:], "--batch-size", "8"]
+    assert main([*albef, "--device", "cpu", "--rerank", "2", "--gallery", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "note   5 of 8 test pictures are ranked; --gallery N takes more" in out and "gallery: 5 pictures" in out
+    assert main([*words, "--rerank", "2"]) == 1
+    assert "--rerank belongs to albef" in capsys.readouterr().err
     assert main([*words, "--device", "cuda:99"]) == 1
     assert "not on this machine" in capsys.readouterr().err
     counts = ["--train", "6", "--val", "2", "--test", "2"]
@@ -215,3 +353,9 @@ def test_real_pictures_open_and_train(realdata, tmp_path):
     assert record["data"]["layout"] == "karpathy"
     assert (record["data"]["train"], record["data"]["test"]) == (66, 21)
     assert record["scores"]["gallery"] == {"pictures": 21, "captions": 105}
+
+
+def test_albef_trains_on_real_pictures(realdata, tmp_path):
+    record = train_albef_on(realdata / "coco_cc_mini", tmp_path / "run", **{**OPTIONS, "steps": 2})
+    assert record["scores"]["gallery"] == {"pictures": 21, "captions": 105}
+    assert record["rerank"] == {"texts": 16, "images": 16} and "by picture, itm" in record["scores"]

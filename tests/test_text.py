@@ -3,13 +3,22 @@
 import random
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlnotes.text import encode, load_tokenizer, mask_tokens, save_tokenizer, train_tokenizer, unknown_rate
+from vlnotes.text import (
+    check_vocabulary,
+    encode,
+    load_tokenizer,
+    mask_tokens,
+    save_tokenizer,
+    train_tokenizer,
+    unknown_rate,
+)
 
 CAPTIONS = [
     "A red circle above a blue square.",
@@ -107,18 +116,55 @@ def test_a_bert_tokenizer_folder_loads(tmp_path):
 
 
 def test_encode_pads_and_cuts_but_keeps_the_end(words):
-    rows = encode(words, ["a circle", "a " * 50], length=6)
+    with pytest.warns(UserWarning, match="1 of 2 captions is longer than 6 tokens and was cut"):
+        rows = encode(words, ["a circle", "a " * 50], length=6)
     assert rows["input_ids"].dtype == rows["attention_mask"].dtype == torch.long
     assert rows["input_ids"].shape == rows["attention_mask"].shape == (2, 6)
     assert rows["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6]
     assert rows["input_ids"][0, 4:].tolist() == [0, 0]
     assert rows["input_ids"][1, [0, 5]].tolist() == [2, 3]
-    assert encode(words, ["a"])["input_ids"].shape == (1, 32)
+    assert encode(words, ["a"])["input_ids"].shape == (1, 40)
+
+
+def test_what_is_cut_is_counted_and_said_once(words, monkeypatch):
+    long, fits = "a " * 50, "a red circle"  # 52 and 5 tokens
+    with pytest.warns(UserWarning) as said:
+        rows = encode(words, [long, fits, long, long, fits], length=5)
+    assert [str(one.message) for one in said] == ["3 of 5 captions are longer than 5 tokens and were cut"]
+    assert said[0].filename == __file__
+    monkeypatch.setattr("vlnotes.text.AT_ONCE", 2)  # however many go through the tokenizer at a time
+    with pytest.warns(UserWarning) as said:
+        parts = encode(words, [long, fits, long, long, fits], length=5)
+    assert [str(one.message)[:6] for one in said] == ["3 of 5"]
+    assert all(torch.equal(parts[name], rows[name]) for name in rows)
+
+
+def test_what_fits_exactly_is_not_cut(words, pieces, recwarn):
+    for tokenizer in (words, pieces):
+        length = max(len(tokenizer(caption)["input_ids"]) for caption in CAPTIONS)
+        encode(tokenizer, CAPTIONS, length)
+    assert not recwarn.list
+
+
+def test_captions_of_the_world_are_not_cut(recwarn):
+    from vlnotes.world import World, captions
+
+    texts = [caption.text for scene in World().scenes(400) for caption in captions(scene, synonyms=3)]
+    encode(train_tokenizer(texts), texts)
+    assert not recwarn.list
+
+
+def test_another_vocabulary_is_refused(words, pieces):
+    check_vocabulary(words, len(words))
+    for size in (len(words) - 1, len(words) + 1):  # too many words for the model, and too few
+        with pytest.raises(ValueError, match=f"the tokenizer has {len(words)} ids and the model knows {size}"):
+            check_vocabulary(words, size)
 
 
 def test_encode_does_not_depend_on_earlier_calls(words):
     before = encode(words, CAPTIONS, 16)["input_ids"]
-    encode(words, CAPTIONS, 4)
+    with pytest.warns(UserWarning, match="4 of 5"):
+        encode(words, CAPTIONS, 4)
     assert torch.equal(before, encode(words, CAPTIONS, 16)["input_ids"])
     assert len(words("a " * 50)["input_ids"]) == 52
 
@@ -168,7 +214,9 @@ def test_masking_repeats_with_its_seed_and_leaves_its_input_alone(words):
 @given(st.lists(st.text(alphabet="abc .,", min_size=1).filter(lambda text: text.strip()), min_size=1, max_size=6))
 def test_any_captions_give_whole_rows(captions):
     tokenizer = train_tokenizer(captions, 64, "wordpiece")
-    rows = encode(tokenizer, captions, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are cut
+        rows = encode(tokenizer, captions, 8)
     ids, mask = rows["input_ids"], rows["attention_mask"]
     assert (ids[:, 0] == 2).all() and ((ids == 3).sum(dim=1) == 1).all()
     assert torch.equal(mask, (ids != 0).long())

@@ -8,7 +8,7 @@ import torch
 from vlnotes import weights, world
 from vlnotes.__main__ import main
 from vlnotes.clip import encode_images, encode_texts
-from vlnotes.text import encode, unknown_rate
+from vlnotes.text import encode, save_tokenizer, train_tokenizer, unknown_rate
 from vlnotes.world.domains import CONCEPTS
 
 SMALL = dict(pictures=40, size=32, batch_size=8, steps=3, vocabulary=3, gallery=12, part=8)
@@ -113,6 +113,10 @@ def test_missing_and_damaged_weights_name_the_command(made, tmp_path):
     file = tmp_path / "clip-paper" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ValueError, match=f"does not hold a whole CLIP.*{command}"):
+        weights.load("clip-paper", root=tmp_path)
+    weights.make("clip-paper", tmp_path, device="cpu", progress=False, **SMALL | {"steps": 1})
+    save_tokenizer(train_tokenizer(["a red circle"]), tmp_path / "clip-paper" / "tokenizer")
+    with pytest.raises(ValueError, match=f"the tokenizer has 8 ids and the model knows .*{command}"):
         weights.load("clip-paper", root=tmp_path)
     with pytest.raises(ValueError, match="no weights 'clip-oil'; there are clip-paper"):
         weights.load("clip-oil")

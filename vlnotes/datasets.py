@@ -33,6 +33,7 @@ from vlnotes._caption_checks import (
 )
 from vlnotes._caption_files import find, read
 from vlnotes._caption_readers import Record
+from vlnotes.text import encode
 
 
 def open_captions(
@@ -434,7 +435,7 @@ class PairDataset(Dataset):
         tokenizer: a transformers tokenizer, see `vlnotes.text`.
         images: (N, 3, size, size) uint8 from `load_pictures`, to train from memory; None reads from disk.
         size: side of the pictures in pixels, when they are read from disk.
-        length: L, tokens a caption; longer ones are cut.
+        length: L, tokens a caption; longer ones are cut, and counted in a warning.
         generator: draws the captions; None always takes a picture's first one.
 
     Raises:
@@ -448,7 +449,7 @@ class PairDataset(Dataset):
         images: Tensor | None = None,
         *,
         size: int = 64,
-        length: int = 32,
+        length: int = 40,
         generator: torch.Generator | None = None,
     ) -> None:
         if images is not None and len(images) != len(dataset):
@@ -457,18 +458,9 @@ class PairDataset(Dataset):
         targets = caption_targets(dataset)
         self.counts = torch.bincount(targets.text_to_image, minlength=len(dataset))  # (N,)
         self.first = self.counts.cumsum(0) - self.counts  # (N,) row of each picture's first caption
-        tokens = [
-            tokenizer(
-                targets.captions[at : at + 8192],
-                padding="max_length",
-                truncation=True,
-                max_length=length,
-                return_tensors="pt",
-            )
-            for at in range(0, len(targets.captions), 8192)
-        ]
-        self.input_ids = torch.cat([part["input_ids"].int() for part in tokens])  # (M, L), half the memory of int64
-        self.attention_mask = torch.cat([part["attention_mask"].bool() for part in tokens])  # (M, L)
+        tokens = encode(tokenizer, targets.captions, length)
+        self.input_ids = tokens["input_ids"].int()  # (M, L), half the memory of int64
+        self.attention_mask = tokens["attention_mask"].bool()  # (M, L)
 
     def __len__(self) -> int:
         return len(self.dataset)

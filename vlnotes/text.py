@@ -7,6 +7,7 @@ model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4, in this order
 IGNORE = -100  # the label that `torch.nn.functional.cross_entropy` leaves out
+AT_ONCE = 8192  # captions; a tokenizer remembers far more of a caption than its ids
 
 
 @dataclass(frozen=True)
@@ -176,15 +178,16 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, captions: list[str], length: int = 32) -> dict[str, torch.Tensor]:
+def encode(tokenizer: PreTrainedTokenizerFast, captions: list[str], length: int = 40) -> dict[str, torch.Tensor]:
     """Turn captions into rows of ids of one fixed length, padded or cut at the end.
 
-    A caption that is too long loses its last words, never its closing token: "[CLS] ... [SEP]" stays whole.
+    A caption that is too long loses its last words, never its closing token: "[CLS] ... [SEP]" stays whole. How many
+    were too long is said in one warning.
 
     Args:
         tokenizer: from `train_tokenizer` or `load_tokenizer`; needs a padding token.
         captions: B texts, each non-empty.
-        length: L, at least 3 (room for [CLS], one word and [SEP]).
+        length: L, at least 3 (room for [CLS], one word and [SEP]). No caption of the picture world is longer than 40.
 
     Returns:
         dict of `input_ids` (B, L) int64 and `attention_mask` (B, L) int64, 1 on tokens and 0 on padding.
@@ -198,11 +201,36 @@ def encode(tokenizer: PreTrainedTokenizerFast, captions: list[str], length: int 
         raise ValueError(f"length is {length}; expected at least 3: [CLS], one word, [SEP]")
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token (often to its end token) first")
-    rows = tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_token_type_ids=False)
+    asked = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+    parts, cut = [], 0
+    for at in range(0, len(captions), AT_ONCE):
+        rows = tokenizer(captions[at : at + AT_ONCE], return_token_type_ids=False, **asked)
+        cut += sum(bool(row.overflowing) for row in rows.encodings or ())  # what did not fit is kept there
+        parts.append(rows)
+    if cut:
+        verbs = ("is", "was") if cut == 1 else ("are", "were")
+        words = f"{cut} of {len(captions)} captions {verbs[0]} longer than {length} tokens and {verbs[1]} cut"
+        warnings.warn(words, stacklevel=2)
     return {
-        "input_ids": torch.tensor(rows["input_ids"], dtype=torch.long),  # (B, L)
-        "attention_mask": torch.tensor(rows["attention_mask"], dtype=torch.long),  # (B, L)
-    }
+        name: torch.cat([part[name] for part in parts]).long() for name in ("input_ids", "attention_mask")
+    }  # (B, L)
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> None:
+    """Refuse a tokenizer that a model was not trained with, before its ids point at other words or at none.
+
+    Args:
+        tokenizer: anything with a `len`, its number of ids.
+        size: V, the number of ids that the model knows, such as `model.built["vocab_size"]`.
+
+    Raises:
+        ValueError: the two numbers differ.
+    """
+    if len(tokenizer) != size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} ids and the model knows {size}, so they do not belong together; take "
+            "the tokenizer that was saved beside the weights, or train a model with this one"
+        )
 
 
 def unknown_rate(tokenizer: PreTrainedTokenizerFast, captions: Iterable[str]) -> float:

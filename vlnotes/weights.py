@@ -22,7 +22,7 @@ from vlnotes import __version__, world
 from vlnotes.clip import CLIP, encode_images, encode_texts
 from vlnotes.metrics import any_true_recall
 from vlnotes.records import records_file
-from vlnotes.text import encode, load_tokenizer, save_tokenizer, train_tokenizer
+from vlnotes.text import check_vocabulary, encode, load_tokenizer, save_tokenizer, train_tokenizer
 from vlnotes.train import pair_batches, train
 
 if TYPE_CHECKING:
@@ -101,15 +101,18 @@ def load(
         The model, in eval mode on the CPU, and the tokenizer, which knows the words of all domains.
 
     Raises:
-        ValueError: an unknown name, or weights that are missing or damaged; names the command that makes them.
+        ValueError: an unknown name, or weights that are missing, damaged or beside the tokenizer of others; names the
+            command that makes them.
     """
     folder = folder_of(name, root)
     if from_scratch:
         folder = make(name, world.cache_folder() / "weights")
     try:
-        return CLIP.load(folder), load_tokenizer(folder / "tokenizer")
+        model, tokenizer = CLIP.load(folder), load_tokenizer(folder / "tokenizer")
+        check_vocabulary(tokenizer, model.built["vocab_size"])
     except ValueError as error:
         raise ValueError(f"{error}. `python -m vlnotes weights make {name}` makes them again") from error
+    return model, tokenizer
 
 
 def make(
