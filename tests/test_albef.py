@@ -285,7 +285,7 @@ def step_by_hand(model, data, drawn, masked, labels, same_ids=False, weight=0.4)
         itm = itm - says_yes(i, i)[1] - says_yes(int(picture[i]), i)[0] - says_yes(i, int(text[i]))[0]
 
     def guesses(encoders, tokens):
-        words = encoders.text_encoder(masked, mask).tokens
+        words = encoders.read(masked, mask).tokens
         return encoders.words(encoders.fusion(words, mask, tokens).tokens)  # (B, L, V)
 
     said, heard = guesses(student, seen.tokens).log_softmax(2), guesses(teacher, teacher_seen.tokens).softmax(2)
@@ -384,13 +384,25 @@ def test_a_picture_is_a_class_token_and_its_grid_in_reading_order():
     image = batch(2, size=32)["image"]
     with torch.no_grad():
         tower, found = encoders.image_encoder(image), encoders.see(image)
-        torch.testing.assert_close(found.tokens[:, 0], encoders.token_norm(encoders.class_token(tower.pooled)))
+        first = encoders.image_first(found.features * 128**0.5)
+        torch.testing.assert_close(found.tokens[:, 0], encoders.token_norm(first))
         height, width = tower.grid
         for at in range(height * width):
             place = encoders.places[0, :, at // width, at % width]
             cell = encoders.token_norm(encoders.grid_tokens(tower.tokens[:, at]) + place)
             torch.testing.assert_close(found.tokens[:, 1 + at], cell)
     assert found.tokens.shape[1] == 1 + height * width
+
+
+def test_a_text_is_a_first_token_of_what_itc_compares_and_its_words():
+    encoders, data = stirred(tiny()).student, batch()
+    with torch.no_grad():
+        tower = encoders.text_encoder(data["input_ids"], data["attention_mask"])
+        found = encoders.read(data["input_ids"], data["attention_mask"])
+        features = F.normalize(encoders.text_projection(tower.pooled), dim=1)
+    torch.testing.assert_close(found.features, features)
+    torch.testing.assert_close(found.tokens[:, 0], encoders.text_first(features * 128**0.5))
+    torch.testing.assert_close(found.tokens[:, 1:], tower.tokens[:, 1:])
 
 
 def test_a_tower_with_a_class_token_of_its_own_needs_no_places():
@@ -413,7 +425,7 @@ def test_hidden_words_are_guessed_at_their_places_whatever_the_padding():
         found = model.student.hidden_words(ids, mask, seen, labels)
         for row, (b, at) in enumerate([(1, 2), (1, 3), (4, 1)]):
             used = int(mask[b].sum())
-            words = model.student.text_encoder(ids[b : b + 1, :used], mask[b : b + 1, :used]).tokens
+            words = model.student.read(ids[b : b + 1, :used], mask[b : b + 1, :used]).tokens
             fused = model.student.fusion(words, mask[b : b + 1, :used], seen[b : b + 1]).tokens
             torch.testing.assert_close(found[row], model.student.words(fused[0, at]), rtol=1e-4, atol=1e-5)
     assert found.shape == (3, 40)

@@ -216,8 +216,10 @@ class Read(NamedTuple):
 class Encoders(nn.Module):
     """All that has a momentum copy: two towers, their projections, the fusion encoder and the head for hidden words.
 
-    The picture goes into the fusion as one class token and its grid of P tokens. A tower without a class token gives
-    its pooled feature as one, and its grid gets a learnt place for each cell, stretched where the grid is another.
+    The picture goes into the fusion as one class token and its grid of P tokens, the text as its tokens. In the paper
+    the first token of either tower is what ITC projects and compares, so the fusion meets both already aligned. A tower
+    that pools in another way gets such a first token here: its projected feature. The grid of a tower without a class
+    token gets a learnt place for each cell, stretched where the grid is another.
 
     Args:
         image_encoder: see `vlnotes.encoders`; `.width`, `.token_width`.
@@ -248,7 +250,7 @@ class Encoders(nn.Module):
         self.image_encoder, self.text_encoder, self.fusion = image_encoder, text_encoder, fusion
         self.image_projection = nn.Linear(image_encoder.width, dim, bias=False)
         self.text_projection = nn.Linear(text_encoder.width, dim, bias=False)
-        self.class_token = nn.Linear(image_encoder.width, width)
+        self.image_first, self.text_first = nn.Linear(dim, width), nn.Linear(dim, width)
         self.grid_tokens = nn.Linear(image_encoder.token_width, width)
         self.places = nn.Parameter(0.02 * torch.randn(1, width, *grid))  # (1, W, h, w)
         self.token_norm = nn.LayerNorm(width)
@@ -274,8 +276,9 @@ class Encoders(nn.Module):
             if places.shape[2:] != (height, width):
                 places = F.interpolate(places, (height, width), mode="bicubic", align_corners=False)
             tokens = tokens + places.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token(seen.pooled)[:, None], tokens], dim=1)
-        return Read(self.token_norm(tokens), F.normalize(self.image_projection(seen.pooled).float(), dim=1))
+        features = F.normalize(self.image_projection(seen.pooled).float(), dim=1)
+        first = self.image_first(_unit_variance(features))[:, None]  # (B, 1, W)
+        return Read(self.token_norm(torch.cat([first, tokens], dim=1)), features)
 
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Read:
         """Encode captions.
@@ -288,7 +291,9 @@ class Encoders(nn.Module):
             `Read`: tokens (B, L, W), features (B, D).
         """
         said = self.text_encoder(input_ids, attention_mask)
-        return Read(said.tokens, F.normalize(self.text_projection(said.pooled).float(), dim=1))
+        features = F.normalize(self.text_projection(said.pooled).float(), dim=1)
+        first = self.text_first(_unit_variance(features))[:, None]  # (B, 1, W)
+        return Read(torch.cat([first, said.tokens[:, 1:]], dim=1), features)
 
     def hidden_words(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, labels: Tensor) -> Tensor:
         """What the words at the hidden places are, with the picture at hand.
@@ -302,7 +307,7 @@ class Encoders(nn.Module):
         Returns:
             (S, V) logits, for the S places with a label, row by row.
         """
-        text_tokens = self.text_encoder(input_ids, attention_mask).tokens
+        text_tokens = self.read(input_ids, attention_mask).tokens
         fused = self.fusion(text_tokens, attention_mask, image_tokens).tokens  # (B, L, W)
         return self.words(fused[labels != IGNORE])
 
@@ -666,6 +671,11 @@ def _whole(model: ALBEF, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     fresh = {name: value for name, value in model.state_dict().items() if not name.startswith((*LASTING, "teacher."))}
     taught = {f"teacher.{name[8:]}": value for name, value in tensors.items() if name.startswith("student.")}
     return fresh | tensors | taught
+
+
+def _unit_variance(features: Tensor) -> Tensor:
+    """Unit vectors (B, D) stretched so that a coordinate is about 1, as a layer norm would leave it."""
+    return features * features.shape[1] ** 0.5
 
 
 class Reranked(NamedTuple):

@@ -1,0 +1,152 @@
+"""ALBEF's claims A1 to A7 (Li et al. 2021) on the paper domain, with noisy captions.
+
+Scenes with two things to be seen, so that captions are short. Four in ten training captions are wrong or vague, since
+distillation is for noise; all scores are taken on clean test pictures.
+"""
+
+from functools import lru_cache
+
+from vlnotes import metrics, world
+from vlnotes.albef import ALBEF, rerank
+from vlnotes.claims.engine import Study
+from vlnotes.scoring import binding_scores, expression_scores, word_scores
+from vlnotes.text import encode
+from vlnotes.train import pair_batches, train
+from vlnotes.weights import load
+
+TINY = {
+    **{"domain": "paper", "pictures": 8000, "things": 2, "kinds": ["full"], "mismatch": 0.3, "partial": 0.1},
+    **{"size": 64, "length": 24, "batch_size": 32, "steps": 400, "learning_rate": 2e-3, "layers": 2},
+    **{"queue_size": 1024, "momentum": 0.99, "distill_weight": 0.4, "distill": ["itc", "mlm"]},
+    **{"objectives": ["itc", "itm", "mlm"], "hard_negatives": True, "start": "clip-paper"},
+}
+KS = (4, 16, 64)  # how many of each query are re-ranked
+GALLERY = 200
+
+
+@lru_cache(maxsize=4)
+def _scenes(domain: str, count: int, split: str, things: int) -> list:
+    """The first scenes of a split that show so many things."""
+    found, start, step = [], 0, 2 * count
+    while len(found) < count:
+        some = world.World(domain).scenes(step, split, start, neighbours=False)
+        found += [scene for scene in some if len(scene.visible) == things]
+        start += step
+    return found[:count]
+
+
+@lru_cache(maxsize=4)
+def _pairs(domain: str, count: int, things: int, kinds: tuple, size: int, mismatch: float, partial: float):
+    data = world.pairs(_scenes(domain, count, "train", things), kinds, size)
+    return world.with_noise(data, mismatch=mismatch, partial=partial) if mismatch or partial else data
+
+
+def build(settings: dict, seed: int) -> tuple[ALBEF, object]:
+    """The model of a run before it learns, and its tokenizer.
+
+    Args:
+        settings: as `TINY`; "start" names weights of a CLIP whose towers are taken over, "" none.
+        seed: of the weights, masks, negatives and queues.
+
+    Returns:
+        An `ALBEF`, and the tokenizer of the shipped weights.
+    """
+    clip, tokenizer = load("clip-paper")
+    epoch = settings["pictures"] // settings["batch_size"]
+    names = ("size", "layers", "queue_size", "momentum", "distill_weight", "distill", "objectives", "hard_negatives")
+    options = {name: settings[name] for name in names}
+    model = ALBEF.tiny(len(tokenizer), seed=seed, ramp_steps=epoch, **options)
+    return (model.start_from(clip) if settings["start"] else model), tokenizer
+
+
+def run(settings: dict, seed: int) -> dict:
+    """One training run and its scores.
+
+    Args:
+        settings: as `TINY`.
+        seed: of the weights, the shuffles, masks and negatives; all runs see the same pictures and captions.
+
+    Returns:
+        All on clean test scenes, in [0, 1]. itc, rerank4, rerank16, rerank64: any-true recall at 1, mean of both
+        directions, in a gallery of 200; gain, late: rerank16 - itc and rerank64 - rerank16; everything: ITM alone
+        ranks all pairs of 60 pictures; itm_choice, itc_choice: the true one of two one-edit sentences, mean over the
+        kinds; colour_gap, noun_gap: hidden words right with the own minus with another picture; pointing,
+        pointing_itc, pointing_gain: expressions, the best block of ITM, ITC, and the difference. Curves and device.
+    """
+    model, tokenizer = build(settings, seed)
+    kinds = tuple(settings["kinds"])
+    data = _pairs(
+        *(settings["domain"], settings["pictures"], settings["things"], kinds, settings["size"]),
+        *(settings["mismatch"], settings["partial"]),
+    )
+    tokens = encode(tokenizer, data.texts, settings["length"])
+    batches = pair_batches(data.images, tokens, data.text_to_image, settings["batch_size"], seed)
+    steps = settings["steps"]
+    history = train(model, batches, steps=steps, learning_rate=settings["learning_rate"], seed=seed, progress=False)
+    part = history["step"] * 20 // steps
+    names = [name for name in ("loss", "itc", "itm", "mlm") if name in history]
+    curves = {f"{name}_curve": history[name].groupby(part).mean().round(4).tolist() for name in names}
+    return scores(model, tokenizer, settings) | curves | {"device": history.attrs["device"]}
+
+
+def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
+    """What `run` says about a trained model.
+
+    Args:
+        model: an `ALBEF`.
+        tokenizer: of the shipped weights.
+        settings: domain, things, kinds, size, length, objectives.
+
+    Returns:
+        See `run`; what the objectives leave out is missing.
+    """
+    test = _scenes(settings["domain"], 600, "test", settings["things"])
+    size, length = settings["size"], settings["length"]
+    found: dict[str, float] = {}
+
+    def recall(scenes, k, way):
+        gallery = world.pairs(scenes, ("full",), size)
+        truth = world.truth(gallery.scenes, gallery.captions)
+        ranked = rerank(model, gallery.images, encode(tokenizer, gallery.texts, length), k)
+        texts = metrics.any_true_recall(ranked.texts, truth, ks=(1,))["i2t@1"]
+        pictures = metrics.any_true_recall(ranked.images, truth, ks=(1,))["t2i@1"]
+        found[way] = (texts + pictures) / 2
+
+    if "itc" in settings["objectives"]:
+        for k in (0, *KS):
+            recall(test[:GALLERY], k, f"rerank{k}" if k else "itc")
+        found |= {"gain": found["rerank16"] - found["itc"], "late": found["rerank64"] - found["rerank16"]}
+    recall(test[:60], 60, "everything")
+    bound = binding_scores(model, tokenizer, test, size=size, length=length, most=150)
+    for way, kinds in bound.items():
+        found[f"{way}_choice"] = sum(kind["choice"] for kind in kinds.values()) / len(kinds)
+    if "mlm" in settings["objectives"]:
+        for role, row in word_scores(
+            model, tokenizer, test[:300], ("colour", "noun"), size=size, length=length
+        ).items():
+            found[f"{role}_gap"] = row["true"] - row["shuffled"]
+    rows = expression_scores(model, tokenizer, test[:150], size=size, length=length)
+    pointing = {row["way"]: row["pointing"] for row in rows}
+    found["pointing_itc"] = pointing.pop("itc")
+    found["pointing"] = max(pointing.values())
+    found["pointing_gain"] = found["pointing"] - found["pointing_itc"]
+    return found
+
+
+STUDY = Study(
+    name="05.albef",
+    run=run,
+    common={"tiny": TINY},
+    arms={
+        "ALBEF": {},
+        "no ITC": {"objectives": ["itm", "mlm"], "hard_negatives": False, "distill": [], "start": ""},
+        "with ITC": {"hard_negatives": False, "distill": [], "start": ""},
+        "random negatives": {"hard_negatives": False},
+        "no teacher in ITC": {"distill": ["mlm"]},
+        "no teacher in MLM": {"distill": ["itc"]},
+        "no teacher": {"distill": []},
+        "no teacher, clean": {"distill": [], "mismatch": 0.0, "partial": 0.0},
+        "teacher, clean": {"mismatch": 0.0, "partial": 0.0},
+        "2,000 pictures": {"pictures": 2000},
+    },
+)
