@@ -277,3 +277,24 @@ def test_a_run_over_two_phases_scores_every_domain():
     assert set(world.DOMAINS) <= set(found)
     assert {name for name in found if name.endswith("_curve")} == {"paper_curve", "neon_curve", "chalk_curve"}
     assert len(found["paper_curve"]) == 2 and found["neon"] == pytest.approx(found["neon_curve"][-1], abs=1e-4)
+
+
+def test_a_run_of_albef_scores_all_that_its_objectives_allow(monkeypatch):
+    from vlnotes.claims import albef
+
+    monkeypatch.setattr(albef, "GALLERY", 12)
+    monkeypatch.setattr(albef, "TEST", 40)
+    small = albef.TINY | {"pictures": 40, "steps": 2, "batch_size": 8, "queue_size": 16, "size": 32}
+    whole = albef.run(small, 0)
+    numbers = {name: value for name, value in whole.items() if isinstance(value, float)}
+    assert {"itc", "rerank16", "gain", "everything", "itm_choice", "colour_gap", "pointing_gain"} <= numbers.keys()
+    assert all(-1 <= value <= 1 for value in numbers.values())
+    assert whole["gain"] == pytest.approx(whole["rerank16"] - whole["itc"])
+    assert len(whole["loss_curve"]) == 2
+    blind = albef.run(small | albef.STUDY.arms["no ITC"], 0)
+    assert "itc" not in blind and "itc_curve" not in blind and "everything" in blind
+    assert (
+        albef._pairs("paper", 40, 2, ("full",), 32, 0.3, 0.1).captions
+        != albef._pairs("paper", 40, 2, ("full",), 32, 0.0, 0.0).captions
+    )
+    assert all(len(scene.visible) == 2 for scene in albef._scenes("paper", 40, "train", 2))

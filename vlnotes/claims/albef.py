@@ -21,7 +21,8 @@ TINY = {
     **{"objectives": ["itc", "itm", "mlm"], "hard_negatives": True, "start": "clip-paper"},
 }
 KS = (4, 16, 64)  # how many of each query are re-ranked
-GALLERY = 200
+GALLERY = 200  # pictures in which is searched
+TEST = 600  # scenes of test for the other scores, less where a score is dear
 
 
 @lru_cache(maxsize=4)
@@ -100,7 +101,7 @@ def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
     Returns:
         See `run`; what the objectives leave out is missing.
     """
-    test = _scenes(settings["domain"], 600, "test", settings["things"])
+    test = _scenes(settings["domain"], TEST, "test", settings["things"])
     size, length = settings["size"], settings["length"]
     found: dict[str, float] = {}
 
@@ -116,16 +117,16 @@ def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
         for k in (0, *KS):
             recall(test[:GALLERY], k, f"rerank{k}" if k else "itc")
         found |= {"gain": found["rerank16"] - found["itc"], "late": found["rerank64"] - found["rerank16"]}
-    recall(test[:60], 60, "everything")
-    bound = binding_scores(model, tokenizer, test, size=size, length=length, most=150)
+    recall(test[: TEST // 10], TEST // 10, "everything")
+    bound = binding_scores(model, tokenizer, test, size=size, length=length, most=TEST // 4)
     for way, kinds in bound.items():
         found[f"{way}_choice"] = sum(kind["choice"] for kind in kinds.values()) / len(kinds)
     if "mlm" in settings["objectives"]:
         for role, row in word_scores(
-            model, tokenizer, test[:300], ("colour", "noun"), size=size, length=length
+            model, tokenizer, test[: TEST // 2], ("colour", "noun"), size=size, length=length
         ).items():
             found[f"{role}_gap"] = row["true"] - row["shuffled"]
-    rows = expression_scores(model, tokenizer, test[:150], size=size, length=length)
+    rows = expression_scores(model, tokenizer, test[: TEST // 4], size=size, length=length)
     pointing = {row["way"]: row["pointing"] for row in rows}
     found["pointing_itc"] = pointing.pop("itc")
     found["pointing"] = max(pointing.values())
