@@ -57,7 +57,7 @@ class Recipe:
     size: int = 64
     length: int = 40
     batch_size: int = 128
-    steps: int = 2000
+    steps: int = 6000
     learning_rate: float = 3e-3
     seed: int = 0
     vocabulary: int = 1000
@@ -191,10 +191,11 @@ def make(
 
 
 def world_tokenizer(scenes: int = 1000) -> "PreTrainedTokenizerFast":
-    """A tokenizer that knows every word of every domain, whichever of them a model sees first.
+    """A tokenizer that knows every word of every domain and of its tasks, whichever of them a model sees first.
 
     Args:
-        scenes: of train, of each domain; all their captions are counted, with all synonyms, and the prompts, too.
+        scenes: of train, of each domain; all their captions are counted, with all synonyms, the prompts and the
+            words of questions and answers, too.
 
     Returns:
         A word-level tokenizer, the same one for the same number.
@@ -208,6 +209,7 @@ def world_tokenizer(scenes: int = 1000) -> "PreTrainedTokenizerFast":
             texts += [caption.text for caption in world.captions(scene, synonyms=3)]
         for of in ("colour", "shape", "colour-shape"):
             texts += world.prompts(domain, of).values()
+        texts += world.task_texts(domain)
     return train_tokenizer(texts)
 
 
