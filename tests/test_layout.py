@@ -19,7 +19,8 @@ FLOORS = [
     {"datasets", "encoders", "fusion", "metrics", "disorder", "gradcam"},
     {"clip", "moco", "albef", "downstream", "codis", "psd", "xclip", "modx"},
     {"train", "plots", "explorer", "blind", "scoring"},
-    {"experiment", "environment", "claims", "weights"},
+    {"experiment", "environment", "weights"},
+    {"claims"},
     {"checks"},
     {"__main__"},
 ]
