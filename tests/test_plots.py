@@ -104,6 +104,24 @@ def test_lines_on_one_place_can_both_be_seen():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "chance"]
 
 
+def test_a_diagram_has_its_boxes_and_arrows_that_touch_them():
+    boxes = {"a": (0, 0, "in", None), "b": (0, 2, "left", plots.BLUE), "c": (3, 2, "right", plots.RED, 2.5)}
+    figure = plots.diagram(boxes, [("a", "b"), ("b", "c", "<"), ("a", "c", ":")], title="t", wide=2, tall=1)
+    ax = figure.axes[0]
+    assert {text.get_text() for text in ax.texts} == {"in", "left", "right"} and ax.get_title(loc="left") == "t"
+    rectangles, rounded, arrows = ax.patches[:1], ax.patches[1:3], ax.patches[3:]
+    assert rectangles[0].get_width() == 2 and [box.get_width() for box in rounded] == [2, 2.5] and len(arrows) == 3
+    assert plots._facing(rectangles[0], rounded[0]) == ((0.0, 0.5), (0.0, 1.5))  # straight up, from edge to edge
+    assert plots._facing(rounded[0], rounded[1]) == ((1.0, 2.0), (1.75, 2.0))  # straight across
+    assert plots._facing(rounded[1], rectangles[0]) == ((1.75, 1.5), (1.0, 0.5))  # from corner to corner, downwards
+    figure.canvas.draw()
+    for wrong in ([("a", "d")], [("a", "b", "?")]):
+        with pytest.raises(ValueError, match="arrows between them"):
+            plots.diagram(boxes, wrong)
+    with pytest.raises(ValueError, match="expected boxes"):
+        plots.diagram({}, [])
+
+
 def test_pictures_are_stored_in_few_colours_and_colour_maps_in_all_of_theirs():
     figures = plots.pictures(IMAGES), plots.matrix(np.eye(6), images=IMAGES), plots.bars({"a": 0.5})
     modes = [Image.open(io.BytesIO(plots._png(figure))).mode for figure in figures]

@@ -280,6 +280,78 @@ def described(
 
 
 @plt.rc_context(STYLE)
+def diagram(
+    boxes: dict[str, tuple],
+    arrows: Sequence[tuple],
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    wide: float = 1.7,
+    tall: float = 0.62,
+) -> Figure:
+    """Boxes and arrows: what goes into what. Units are those of the places, alike in both directions.
+
+    Args:
+        boxes: name -> (x, y, text, colour) or (x, y, text, colour, width), the middle of the box; y grows upwards. A
+            colour of None draws the text alone, for what goes in and comes out.
+        arrows: (from, to) or (from, to, style), names of boxes; style "-" is plain, ":" is dashed, "<" has a head at
+            both ends.
+        ax: where to draw; a new figure if None.
+        title: the heading.
+        wide: width of a box that gives none.
+        tall: height of all boxes.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no boxes, an arrow from or to a box that is not there, or an unknown style.
+    """
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+    unknown = [arrow for arrow in arrows if not {*arrow[:2]} <= set(boxes) or (*arrow, "-")[2] not in ("-", ":", "<")]
+    if not boxes or unknown:
+        raise ValueError(f"expected boxes, and arrows between them with a style of '-', ':' or '<'; got {unknown}")
+    shapes = {}
+    for name, (x, y, _, colour, *rest) in boxes.items():
+        width = rest[0] if rest else wide
+        corner = (x - width / 2, y - tall / 2)
+        if colour is None:
+            shapes[name] = Rectangle(corner, width, tall, facecolor="none", edgecolor="none")
+        else:
+            fill = tuple(0.84 * p + 0.16 * c for p, c in zip(to_rgb(PAPER), to_rgb(colour), strict=True))
+            style = "round,pad=0,rounding_size=0.12"
+            shapes[name] = FancyBboxPatch(corner, width, tall, style, facecolor=fill, edgecolor=colour, linewidth=1.6)
+    if ax is None:
+        across = [s.get_x() for s in shapes.values()] + [s.get_x() + s.get_width() for s in shapes.values()]
+        up = [box[1] for box in boxes.values()]
+        _, ax = canvas(0.75 * (max(across) - min(across)) + 0.2, 0.75 * (max(up) - min(up) + tall) + 0.5)
+    for name, shape in shapes.items():
+        ax.add_patch(shape)
+        ax.text(*boxes[name][:2], boxes[name][2], ha="center", va="center", fontsize=9, linespacing=1.15)
+    for start, end, *style in arrows:
+        ends, line = {"-": ("-|>", "-"), ":": ("-|>", (0, (3, 2))), "<": ("<|-|>", "-")}[(style or ["-"])[0]]
+        ax.add_patch(
+            FancyArrowPatch(
+                *_facing(shapes[start], shapes[end]),
+                arrowstyle=ends,
+                linestyle=line,
+                mutation_scale=11,
+                linewidth=1.3,
+                color=INK,
+                shrinkA=2,
+                shrinkB=2,
+            )
+        )
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    ax.margins(0.03)
+    ax.axis("off")
+    ax.set_title(title)
+    return ax.figure
+
+
+@plt.rc_context(STYLE)
 def matrix(
     values,
     ax: Axes | None = None,
@@ -572,6 +644,22 @@ def seeds(
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", color=FAINT, alpha=0.25)
     return ax.figure
+
+
+def _facing(start, end) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where an arrow leaves one box and meets the other: straight up or across where the two overlap that way."""
+    spans = []
+    for box in (start, end):
+        x, y, w, h = box.get_x(), box.get_y(), box.get_width(), box.get_height()
+        spans.append(((x, x + w), (y, y + h)))
+    points = [[0.0, 0.0], [0.0, 0.0]]
+    for axis in (0, 1):
+        (a, b), (c, d) = spans[0][axis], spans[1][axis]
+        if b < c or d < a:  # apart: from edge to edge
+            points[0][axis], points[1][axis] = (b, c) if b < c else (a, d)
+        else:  # the middle of what they share, or their own middles where arrows across can be slanted
+            points[0][axis] = points[1][axis] = (max(a, c) + min(b, d)) / 2
+    return tuple(points[0]), tuple(points[1])
 
 
 def _array(values) -> np.ndarray:

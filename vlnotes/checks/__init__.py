@@ -18,6 +18,7 @@ from vlnotes.checks.n02_contrastive_matrix import (
     online_logsumexp,
 )
 from vlnotes.checks.n03_moco import back_in_order, collapsed, follow_once, push_rows, queue_ages
+from vlnotes.checks.n04_albef_itc import itc_logits, mean_key_loss, mixed_targets, ramp, targets_with_ids
 
 __all__ = [
     "Exercise",
@@ -33,13 +34,18 @@ __all__ = [
     "gradient_of_logits",
     "graduate",
     "info_nce",
+    "itc_logits",
     "lowest_loss",
     "mask_false_negatives",
+    "mean_key_loss",
+    "mixed_targets",
     "online_logsumexp",
     "push_rows",
     "queue_ages",
     "r_at_1",
+    "ramp",
     "swap_lies",
+    "targets_with_ids",
     "true_of",
     "unit_rows",
 ]
