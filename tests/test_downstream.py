@@ -209,3 +209,15 @@ def test_bad_input_is_named():
         Answerer(albef(), ANSWERS[[0, 0]], KNOWN[[0, 0]])
     with pytest.raises(ValueError, match="answer_ids"):
         Answerer(albef(), ANSWERS[:, :1], KNOWN[:, :1])
+
+
+def test_the_share_of_the_answerers_teacher_grows_evenly():
+    data, found = batch(count=4, classes=4), []
+    for steps in (0, 2, 4, 9):
+        model = Answerer(albef(), ANSWERS, KNOWN, distill_weight=0.4, ramp_steps=4).eval()
+        model.steps.fill_(steps)
+        with torch.no_grad():
+            model.teacher.words[-1].bias.add_(torch.randn(40, generator=dice()))  # a teacher of another opinion
+            found.append(model(data)["loss"].item())
+    assert found[1] - found[0] == pytest.approx((found[2] - found[0]) / 2, rel=1e-3)
+    assert found[3] == pytest.approx(found[2]) and abs(found[2] - found[0]) > 1e-3

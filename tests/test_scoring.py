@@ -164,3 +164,11 @@ def test_the_map_of_the_cosine_is_that_of_the_thing_that_makes_it(monkeypatch):
     monkeypatch.setattr(model, "text_features", lambda input_ids, attention_mask: torch.ones(len(input_ids), 1))
     itc = expression_scores(model, tokenizer, [scene], image_map=layer)[0]
     assert itc["way"] == "itc" and itc["pointing"] == 1 and itc["energy"] > 4 * itc["chance"]
+
+
+def test_who_sees_no_difference_has_half_of_the_choices_and_no_group(monkeypatch):
+    tokenizer, blind = tokens_of(SCENES), Knows("swap_colours")
+    monkeypatch.setattr(blind, "image_features", lambda image: torch.ones(len(image), 1))
+    monkeypatch.setattr(blind, "text_features", lambda input_ids, attention_mask: torch.ones(len(input_ids), 1))
+    found = binding_scores(blind, tokenizer, SCENES, ("swap_colours",))["itc"]["swap_colours"]
+    assert found == {"choice": 0.5, "text": 0.0, "image": 0.0, "group": 0.0}
