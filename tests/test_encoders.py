@@ -207,10 +207,11 @@ def test_bad_resnet_requests_are_named(tmp_path):
         ResNetTower("resnet18", tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize("positions", ["rotary", "learnt"])
 @pytest.mark.parametrize("pool", ["mean", "cls"])
-def test_text_tower_ignores_padding(pool):
+def test_text_tower_ignores_padding(pool, positions):
     torch.manual_seed(0)
-    tower = TextTower(vocab_size=50, width=32, layers=2, heads=2, length=12, pool=pool).eval()
+    tower = TextTower(vocab_size=50, width=32, layers=2, heads=2, length=12, pool=pool, positions=positions).eval()
     ids, mask = captions()
     out = tower(ids, mask)
     assert out.pooled.shape == (3, 32) and out.tokens.shape == (3, 9, 32) and out.grid is None
@@ -222,13 +223,31 @@ def test_text_tower_ignores_padding(pool):
     torch.testing.assert_close(out.pooled[1], expected)
 
 
-def test_text_tower_uses_sdpa_and_every_weight():
-    tower = TextTower(vocab_size=50, width=32, heads=2)
-    assert tower.model.config._attn_implementation == "sdpa"
+@pytest.mark.parametrize("positions", ["rotary", "learnt"])
+def test_towers_use_every_weight(positions):
+    tower = TextTower(vocab_size=50, width=32, heads=2, positions=positions)
     assert ViTTower().model.config._attn_implementation == "sdpa"
     ids, mask = captions()
     tower(ids, mask).pooled.sum().backward()
-    assert all(p.grad is not None for p in tower.parameters())
+    assert all(p.grad is not None for p in tower.parameters() if p.requires_grad)
+    fixed = [name for name, p in tower.named_parameters() if not p.requires_grad]
+    assert fixed == (["model.encoder.embed_positions.weight"] if positions == "rotary" else [])
+
+
+@pytest.mark.parametrize(("positions", "same"), [("rotary", True), ("learnt", False)])
+def test_rotary_positions_see_distances_and_not_places(positions, same):
+    torch.manual_seed(0)
+    tower = TextTower(vocab_size=50, width=32, layers=2, heads=2, length=12, positions=positions).eval()
+    for p in tower.parameters():
+        if p.requires_grad and p.ndim == 2:
+            p.data.normal_(std=0.5)  # so that attention is far from even
+    words = torch.tensor([[5, 9, 7, 22, 31]])
+    moved = torch.cat([torch.full((1, 4), 3), words], dim=1)  # the same words, four places later
+    mask = torch.tensor([[0] * 4 + [1] * 5])
+    apart = (tower(moved, mask).tokens[:, 4:] - tower(words).tokens).abs().max()
+    assert (apart < 1e-5) == same
+    turned = tower(words[:, [0, 2, 1, 3, 4]]).pooled - tower(words).pooled
+    assert turned.abs().max() > 1e-2  # either way the order of words counts
 
 
 def test_bad_texts_are_named():
@@ -251,6 +270,7 @@ def test_bad_texts_are_named():
         (lambda: ViTTower(width=30), "heads 4 must divide width 30"),
         (lambda: TextTower(width=30), "heads 4"),
         (lambda: TextTower(pool="max"), "'mean' or 'cls'"),
+        (lambda: TextTower(positions="none"), "'rotary' or 'learnt'"),
         (lambda: ViTTower(layers=1)(pictures(1, size=60)), "multiples of the patch size 8 x 8"),
     ],
 )

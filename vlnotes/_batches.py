@@ -32,7 +32,13 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int = 0) -> Tens
 
 
 def pair_batches(
-    images: Tensor, tokens: dict[str, Tensor], owner: Tensor, batch_size: int = 128, seed: int = 0
+    images: Tensor,
+    tokens: dict[str, Tensor],
+    owner: Tensor,
+    batch_size: int = 128,
+    seed: int = 0,
+    *,
+    together: int = 1,
 ) -> Callable[[int], Batch]:
     """Batches of pictures with one random caption each, from tensors in memory.
 
@@ -42,14 +48,20 @@ def pair_batches(
         owner: (M,) int64, the picture that each caption belongs to; every picture has at least one.
         batch_size: B.
         seed: of the shuffles and of the choice among a picture's captions.
+        together: so many pictures in a row are never parted: 2 for a scene and its neighbour, see
+            `world.beside_neighbours`. It divides N and B.
 
     Returns:
         A function step -> dict(image (B, 3, H, W), input_ids (B, L'), attention_mask (B, L'), ids (B,)), with L'
         the length of the longest caption in the batch.
 
     Raises:
-        ValueError: a picture without a caption, or shapes that do not fit.
+        ValueError: a picture without a caption, shapes that do not fit, groups that do not fill pictures or batches.
     """
+    if together < 1 or len(images) % together or batch_size % together:
+        raise ValueError(
+            f"together is {together}; expected a divisor of {len(images)} pictures and of batches of {batch_size}"
+        )
     if tokens["input_ids"].shape[0] != owner.shape[0]:
         raise ValueError(f"{tokens['input_ids'].shape[0]} tokenised captions but {owner.shape[0]} owners")
     if owner.numel() and not 0 <= int(owner.min()) <= int(owner.max()) < len(images):
@@ -64,7 +76,8 @@ def pair_batches(
     first = counts.cumsum(0) - counts
 
     def batch_at(step: int) -> Batch:
-        ids = epoch_indices(step, len(images), batch_size, seed)
+        groups = epoch_indices(step, len(images) // together, batch_size // together, seed)
+        ids = (groups[:, None] * together + torch.arange(together)).flatten()  # (B,)
         dice = torch.Generator().manual_seed(seed * 7_368_787 + step)
         which = (torch.rand(batch_size, generator=dice) * counts[ids]).long()
         caption = order[first[ids] + which]  # (B,)

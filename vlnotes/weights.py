@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from vlnotes import __version__, world
+from vlnotes.albef import ALBEF
 from vlnotes.clip import CLIP, encode_images, encode_texts
 from vlnotes.metrics import any_true_recall
 from vlnotes.records import records_file
+from vlnotes.scoring import binding_scores, expression_scores, word_scores
 from vlnotes.text import check_vocabulary, encode, load_tokenizer, save_tokenizer, train_tokenizer
 from vlnotes.train import pair_batches, train
 
@@ -49,6 +51,11 @@ class Recipe:
         vocabulary: scenes of every domain whose captions the tokenizer counts.
         gallery: pictures of test for the recorded scores.
         part: pictures of test for the scores that `check` looks at again.
+        method: "clip" or "albef".
+        start: the weights whose towers are taken over; "" for random ones. Their tokenizer is taken, too.
+        neighbours: every scene is followed by a one-edit neighbour, which shares its batches; then twice as many
+            pictures are drawn.
+        options: more keyword arguments of the model's `tiny`.
     """
 
     about: str
@@ -63,9 +70,27 @@ class Recipe:
     vocabulary: int = 1000
     gallery: int = 1000
     part: int = 200
+    method: str = "clip"
+    start: str = ""
+    neighbours: bool = False
+    options: dict = field(default_factory=dict)
 
 
-RECIPES = {"clip-paper": Recipe("CLIP.tiny on the paper domain, where the streams over domains begin")}
+RECIPES = {
+    "clip-paper": Recipe("CLIP.tiny on the paper domain, where the streams over domains begin"),
+    "albef-paper": Recipe(
+        "ALBEF.tiny on the paper domain, from the towers of clip-paper; neighbours share their batches",
+        method="albef",
+        start="clip-paper",
+        neighbours=True,
+        pictures=16_000,
+        batch_size=48,
+        steps=4000,
+        learning_rate=2e-3,
+        options={"layers": 3, "mask_probability": 0.3, "ramp_steps": 400},
+    ),
+}
+MODELS = {"clip": CLIP, "albef": ALBEF}
 
 
 def folder_of(name: str, root: str | Path | None = None) -> Path:
@@ -88,7 +113,7 @@ def folder_of(name: str, root: str | Path | None = None) -> Path:
 
 def load(
     name: str, from_scratch: bool = False, root: str | Path | None = None
-) -> "tuple[CLIP, PreTrainedTokenizerFast]":
+) -> "tuple[CLIP | ALBEF, PreTrainedTokenizerFast]":
     """The trained model and its tokenizer.
 
     Args:
@@ -106,9 +131,11 @@ def load(
     """
     folder = folder_of(name, root)
     if from_scratch:
+        if RECIPES[name].start:
+            load(RECIPES[name].start, from_scratch=True)
         folder = make(name, world.cache_folder() / "weights")
     try:
-        model, tokenizer = CLIP.load(folder), load_tokenizer(folder / "tokenizer")
+        model, tokenizer = MODELS[RECIPES[name].method].load(folder), load_tokenizer(folder / "tokenizer")
         check_vocabulary(tokenizer, model.built["vocab_size"])
     except ValueError as error:
         raise ValueError(f"{error}. `python -m vlnotes weights make {name}` makes them again") from error
@@ -138,14 +165,14 @@ def make(
     """
     folder = folder_of(name, root)
     recipe = replace(RECIPES[name], **changes)
-    tokenizer = world_tokenizer(recipe.vocabulary)
-    model = CLIP.tiny(len(tokenizer), seed=recipe.seed)
-    if sum(p.numel() * p.element_size() for p in model.state_dict().values()) > LARGEST - 2**16:  # and a header
+    model, tokenizer = _begun(recipe, root)
+    if sum(p.numel() * p.element_size() for p in _kept(model).values()) > LARGEST - 2**16:  # and a header
         raise ValueError(f"weights {name!r} would be over {LARGEST / 2**20:.0f} MB; ship a smaller model")
     started = time.perf_counter()
     images, texts, owner = _drawn(recipe, progress)
     drawing = time.perf_counter() - started
-    batches = pair_batches(images, encode(tokenizer, texts, recipe.length), owner, recipe.batch_size, recipe.seed)
+    tokens, together = encode(tokenizer, texts, recipe.length), 2 if recipe.neighbours else 1
+    batches = pair_batches(images, tokens, owner, recipe.batch_size, recipe.seed, together=together)
     digest = hashlib.sha256(json.dumps([name, asdict(recipe), world.VERSION]).encode()).hexdigest()[:12]
     checkpoint = world.cache_folder() / "weights" / f"{name}-{digest}.unfinished.safetensors"
     history = train(
@@ -167,6 +194,7 @@ def make(
     for domain in others:
         found[domain] = scores(model, tokenizer, domain, recipe.gallery, recipe.size, recipe.length, ("full",))
     part = scores(model, tokenizer, recipe.domain, recipe.part, recipe.size, recipe.length)
+    looked = _looked(model, tokenizer, recipe)
     record = {
         "made_by": f"python -m vlnotes weights make {name}",
         "recipe": asdict(recipe),
@@ -177,11 +205,12 @@ def make(
             "training": round(float(history["seconds"].iloc[-1]), 1),
             "scoring": round(time.perf_counter() - started, 1),
         },
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "loss": {"first": round(history["loss"].iloc[0], 4), "last 50": round(history["loss"].iloc[-50:].mean(), 4)},
         "temperature": round(float(model.temperature.detach()), 4),
         "scores": found,
         "scores_of_part": part,
+        **looked,
     }
     _write(model, tokenizer, folder, record)
     checkpoint.unlink(missing_ok=True)
@@ -294,6 +323,7 @@ def _drawn(recipe: Recipe, progress: bool) -> tuple[Tensor, list[str], Tensor]:
     from tqdm import tqdm
 
     scenes = world.World(recipe.domain).scenes(recipe.pictures)
+    scenes = world.beside_neighbours(scenes) if recipe.neighbours else scenes
     images, texts, owner = [], [], []
     bar = tqdm(total=len(scenes), desc="pictures", disable=not progress, file=sys.stdout, ncols=100)
     for at in range(0, len(scenes), 500):
@@ -306,20 +336,48 @@ def _drawn(recipe: Recipe, progress: bool) -> tuple[Tensor, list[str], Tensor]:
     return torch.cat(images), texts, torch.cat(owner)
 
 
+def _begun(recipe: Recipe, root: str | Path | None) -> tuple[CLIP | ALBEF, "PreTrainedTokenizerFast"]:
+    """The model before its first step, and its tokenizer."""
+    start, tokenizer = None, None
+    if recipe.start:
+        there = folder_of(recipe.start, root).is_dir()  # beside what is to be made, else what ships
+        start, tokenizer = load(recipe.start, root=root if there else None)
+    tokenizer = tokenizer or world_tokenizer(recipe.vocabulary)
+    model = MODELS[recipe.method].tiny(len(tokenizer), seed=recipe.seed, **recipe.options)
+    return model if start is None else model.start_from(start), tokenizer
+
+
+def _kept(model: CLIP | ALBEF) -> dict[str, Tensor]:
+    """The tensors that are written."""
+    return model.compact_state() if isinstance(model, ALBEF) else model.state_dict()
+
+
+def _looked(model: CLIP | ALBEF, tokenizer, recipe: Recipe) -> dict[str, dict]:
+    """Scores of what a dual encoder is weak at or cannot do: binding; hidden words and pointing."""
+    test = world.World(recipe.domain).scenes(recipe.gallery, "test", neighbours=False)
+    shape = {"size": recipe.size, "length": recipe.length}
+    found = {"binding": binding_scores(model, tokenizer, test, **shape)}
+    if isinstance(model, ALBEF):
+        found["words"] = word_scores(model, tokenizer, test, **shape)
+        pointed = expression_scores(model, tokenizer, test[: recipe.part], **shape)
+        found["pointing"] = {row["way"]: row["pointing"] for row in pointed}
+    return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
+
+
 def _versions() -> dict[str, str]:
     names = ("torch", "transformers", "tokenizers", "numpy")
     found = {name: metadata.version(name).split("+")[0] for name in names}
     return {"vlnotes": __version__, "world": str(world.VERSION), "python": python_version(), **found}
 
 
-def _write(model: CLIP, tokenizer, folder: Path, record: dict) -> None:
+def _write(model: CLIP | ALBEF, tokenizer, folder: Path, record: dict) -> None:
     """Into a folder beside it, which then takes its place: old weights never stand beside a new tokenizer."""
     import shutil
 
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     save_tokenizer(tokenizer, part / "tokenizer")
-    model.save(part, **record)
+    model.save(part, **{"compact": True} if isinstance(model, ALBEF) else {}, **record)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
 

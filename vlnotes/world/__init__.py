@@ -9,7 +9,7 @@ from vlnotes.world.captions import KINDS, Caption, Span, captions, inks, prompts
 from vlnotes.world.closeups import FACTORS, close_ups, factor_labels
 from vlnotes.world.domains import COLOURS, CONCEPTS, DOMAINS, RELATIONS, SHAPES, SIZES, TEXTURES
 from vlnotes.world.drawing import boxes, boxes_of, draw, masks
-from vlnotes.world.edits import CAPTION_OF, EDITS, Binding, edits, hard_gallery, winoground
+from vlnotes.world.edits import CAPTION_OF, EDITS, Binding, beside_neighbours, edits, hard_gallery, winoground
 from vlnotes.world.export import COUNTS, SAMPLE, cache_folder, ceilings, contact_sheet, export, make
 from vlnotes.world.grounding import ROLES, Grounded, grounded_words, word_regions
 from vlnotes.world.hypotheses import Hypothesis, hypotheses
@@ -67,6 +67,7 @@ __all__ = [
     "contact_sheet",
     "describe",
     "draw",
+    "beside_neighbours",
     "edits",
     "export",
     "factor_labels",

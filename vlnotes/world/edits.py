@@ -92,6 +92,23 @@ def drawable(scene: Scene, other: Scene) -> bool:
     )
 
 
+def beside_neighbours(scenes: Sequence[Scene]) -> list[Scene]:
+    """Each scene, followed by one of its one-edit neighbours: data in which a bag of words cannot tell all pairs apart.
+
+    Args:
+        scenes: any scenes; those without a neighbour are left out.
+
+    Returns:
+        scene, neighbour, scene, neighbour, ...: the same ones for the same scenes.
+    """
+    both = []
+    for scene in scenes:
+        options = list(edits(scene).values())
+        if options:
+            both += [scene, _pick(options, Random(scene.seed ^ _SALT ^ 1).random())]
+    return both
+
+
 class Binding(NamedTuple):
     """Two scenes that differ in one edit, and the same sentence for each: caption a is true of scene a alone."""
 
