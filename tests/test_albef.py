@@ -384,13 +384,16 @@ def test_a_picture_is_a_class_token_and_its_grid_in_reading_order():
     image = batch(2, size=32)["image"]
     with torch.no_grad():
         tower, found = encoders.image_encoder(image), encoders.see(image)
-        first = encoders.image_first(found.features * 128**0.5)
+        first = encoders.door(found.features * 128**0.5)
         torch.testing.assert_close(found.tokens[:, 0], encoders.token_norm(first))
         height, width = tower.grid
         for at in range(height * width):
             place = encoders.places[0, :, at // width, at % width]
-            cell = encoders.token_norm(encoders.grid_tokens(tower.tokens[:, at]) + place)
-            torch.testing.assert_close(found.tokens[:, 1 + at], cell)
+            own = tower.tokens[:, at]
+            # a picture that is this cell throughout has it as its mean and as its maximum
+            feature = F.normalize(encoders.image_projection(torch.cat([own, own], dim=1)), dim=1)
+            cell = encoders.token_norm(encoders.grid_tokens(own) + encoders.door(feature * 128**0.5) + place)
+            torch.testing.assert_close(found.tokens[:, 1 + at], cell, rtol=1e-4, atol=1e-5)
     assert found.tokens.shape[1] == 1 + height * width
 
 
@@ -401,8 +404,11 @@ def test_a_text_is_a_first_token_of_what_itc_compares_and_its_words():
         found = encoders.read(data["input_ids"], data["attention_mask"])
         features = F.normalize(encoders.text_projection(tower.pooled), dim=1)
     torch.testing.assert_close(found.features, features)
-    torch.testing.assert_close(found.tokens[:, 0], encoders.text_first(features * 128**0.5))
-    torch.testing.assert_close(found.tokens[:, 1:], tower.tokens[:, 1:])
+    with torch.no_grad():
+        words = F.normalize(encoders.text_projection(tower.tokens), dim=2)
+    torch.testing.assert_close(found.tokens[:, 0], encoders.token_norm(encoders.door(features * 128**0.5)))
+    expected = encoders.token_norm(tower.tokens + encoders.door(words * 128**0.5))
+    torch.testing.assert_close(found.tokens[:, 1:], expected[:, 1:])
 
 
 def test_a_tower_with_a_class_token_of_its_own_needs_no_places():
@@ -410,7 +416,9 @@ def test_a_tower_with_a_class_token_of_its_own_needs_no_places():
     image = batch(2)["image"]
     with torch.no_grad():
         tower, found = encoders.image_encoder(image), encoders.see(image)
-        cells = encoders.token_norm(encoders.grid_tokens(tower.tokens[:, 1:]))  # the tower's class token is left out
+        patches = tower.tokens[:, 1:]  # the tower's class token is left out
+        features = F.normalize(encoders.image_projection(patches), dim=2)
+        cells = encoders.token_norm(encoders.grid_tokens(patches) + encoders.door(features * 128**0.5))
     torch.testing.assert_close(found.tokens[:, 1:], cells)
 
 
@@ -510,10 +518,12 @@ def test_a_cross_attention_map_is_the_softmax_by_hand():
     layer = fusion.layers[0]
     text, picture = torch.randn(1, 2, 4, generator=dice()).double(), torch.randn(1, 3, 4, generator=dice(1)).double()
     with torch.no_grad():
+        words = torch.zeros(1, 1, 1, 2).double()
+        assert torch.equal(layer.crossattention.self.query.weight, layer.crossattention.self.key.weight)
+        layer.crossattention.self.key.weight.normal_()  # so that it matters which is which
         found = fusion(text, torch.ones(1, 2), picture, attentions=True)
         plain = fusion(text, torch.ones(1, 2), picture)
-        words = torch.zeros(1, 1, 1, 2).double()
-        before = layer.attention(text, words)[0]  # (1, 2, 4), words have looked at words
+        before = layer.attention(text, words, fusion.angles[:2][None, None])[0]  # (1, 2, 4), words have looked at words
         attend = layer.crossattention.self
         query, key = attend.query(before), attend.key(picture)
         expected = torch.zeros(2, 3).double()
@@ -523,7 +533,22 @@ def test_a_cross_attention_map_is_the_softmax_by_hand():
             expected[i] = torch.tensor([math.exp(value) / total for value in logits])
     torch.testing.assert_close(found.attentions[0][0, 0], expected)
     torch.testing.assert_close(found.tokens, plain.tokens)
-    assert plain.attentions == () and fusion.config._attn_implementation == "sdpa"
+    assert plain.attentions == ()
+
+
+def test_words_see_each_other_by_distance():
+    torch.manual_seed(0)
+    fusion = FusionEncoder(8, layers=2, heads=2).eval()
+    text, picture = torch.randn(1, 4, 8, generator=dice()), torch.randn(1, 2, 8, generator=dice(1))
+    later = torch.cat([torch.zeros(1, 3, 8), text], dim=1)
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    with torch.no_grad():
+        found, moved = fusion(text, mask[:, 3:], picture).tokens, fusion(later, mask, picture).tokens[:, 3:]
+        turned = fusion(text[:, [0, 2, 1, 3]], mask[:, 3:], picture).tokens[:, [0, 2, 1, 3]]
+    torch.testing.assert_close(moved, found)
+    assert (turned - found).abs().max() > 1e-4  # without positions the order of words would not count
+    with pytest.raises(ValueError, match="513 a text; this encoder has places for 512"):
+        fusion(torch.zeros(1, 513, 8), torch.ones(1, 513), picture)
 
 
 def test_words_see_words_on_both_sides_unless_causal():

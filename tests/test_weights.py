@@ -9,6 +9,7 @@ from vlnotes import weights, world
 from vlnotes.__main__ import main
 from vlnotes.clip import encode_images, encode_texts
 from vlnotes.text import encode, save_tokenizer, train_tokenizer, unknown_rate
+from vlnotes.train import train
 from vlnotes.world.domains import CONCEPTS
 
 SMALL = dict(pictures=40, size=32, batch_size=8, steps=3, vocabulary=3, gallery=12, part=8)
@@ -63,6 +64,38 @@ def test_pictures_and_captions_stay_together_however_they_are_drawn():
     images, texts, owner = weights._drawn(weights.Recipe("small", pictures=503, size=16), progress=False)
     whole = world.pairs(world.World().scenes(503), size=16)
     assert torch.equal(images, whole.images) and texts == whole.texts and torch.equal(owner, whole.text_to_image)
+    images, texts, owner = weights._drawn(weights.Recipe("x", pictures=4, size=16, neighbours=True), progress=False)
+    whole = world.pairs(world.beside_neighbours(world.World().scenes(4)), size=16)
+    assert len(images) == 8 and torch.equal(images, whole.images) and texts == whole.texts
+
+
+def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, monkeypatch):
+    recipe = weights.RECIPES["albef-paper"]
+    small = SMALL | {"options": {"layers": 1, "queue_size": 16}}
+    began = []
+    monkeypatch.setattr(
+        weights,
+        "train",
+        lambda model, *a, **k: (
+            began.append({n: v.clone() for n, v in model.state_dict().items()}) or train(model, *a, **k)
+        ),
+    )
+    weights.make("albef-paper", made, device="cpu", progress=False, **small)
+    clip, own = weights.load("clip-paper", root=made)
+    towers = {name: value for name, value in clip.state_dict().items() if name.startswith(("image_", "text_"))}
+    assert all(torch.equal(began[0][f"student.{name}"], value) for name, value in towers.items())
+    model, tokenizer = weights.load("albef-paper", root=made)
+    assert tokenizer.get_vocab() == own.get_vocab() and not model.training
+    record = weights.read_record("albef-paper", made)
+    assert record["recipe"]["start"] == recipe.start and record["recipe"]["neighbours"] is True
+    assert set(record["binding"]) == {"itc", "itm"} and set(record["words"]) <= {"colour", "noun", "texture", "size"}
+    assert {"itc", "itm 0"} == set(record["pointing"]) and 0 <= record["pointing"]["itc"] <= 1
+    assert record["scores_of_part"] == weights.scores(model, tokenizer, "paper", 8, 32)
+    from safetensors.torch import load_file
+
+    kept = load_file(made / "albef-paper" / "weights.safetensors")
+    assert not any(name.startswith(("teacher.", "image_queue")) for name in kept)
+    assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float16}
 
 
 def features(model, tokenizer):
@@ -88,14 +121,13 @@ def test_a_stopped_training_goes_on(made, cache, tmp_path, monkeypatch):
         assert len(history) == 3
         raise KeyboardInterrupt
 
-    train = weights.train
     monkeypatch.setattr(weights, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         weights.make("clip-paper", tmp_path, device="cpu", progress=False, **SMALL)
     assert not (tmp_path / "clip-paper").exists()  # nothing half-made
     (left,) = (cache / "weights").iterdir()
     monkeypatch.setattr(weights, "train", train)
-    monkeypatch.setattr(weights, "pair_batches", lambda *a: lambda step: pytest.fail("trained again"))
+    monkeypatch.setattr(weights, "pair_batches", lambda *a, **k: lambda step: pytest.fail("trained again"))
     weights.make("clip-paper", tmp_path, device="cpu", progress=False, **SMALL)
     assert torch.equal(
         features(*weights.load("clip-paper", root=tmp_path)), features(*weights.load("clip-paper", root=made))
@@ -118,7 +150,7 @@ def test_missing_and_damaged_weights_name_the_command(made, tmp_path):
     save_tokenizer(train_tokenizer(["a red circle"]), tmp_path / "clip-paper" / "tokenizer")
     with pytest.raises(ValueError, match=f"the tokenizer has 8 ids and the model knows .*{command}"):
         weights.load("clip-paper", root=tmp_path)
-    with pytest.raises(ValueError, match="no weights 'clip-oil'; there are clip-paper"):
+    with pytest.raises(ValueError, match="no weights 'clip-oil'; there are clip-paper, albef-paper"):
         weights.load("clip-oil")
     with pytest.raises(TypeError, match="minutes"):
         weights.make("clip-paper", tmp_path, minutes=3)

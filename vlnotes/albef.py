@@ -218,8 +218,10 @@ class Encoders(nn.Module):
 
     The picture goes into the fusion as one class token and its grid of P tokens, the text as its tokens. In the paper
     the first token of either tower is what ITC projects and compares, so the fusion meets both already aligned. A tower
-    that pools in another way gets such a first token here: its projected feature. The grid of a tower without a class
-    token gets a learnt place for each cell, stretched where the grid is another.
+    that pools in another way gets such a first token here: its projected feature. The other tokens bring their own,
+    too: that of a word, and that of a picture which is one cell throughout. All enter from the shared space by one
+    linear map, the door. The grid of a tower without a class token gets a learnt place for each cell, stretched where
+    the grid is another.
 
     Args:
         image_encoder: see `vlnotes.encoders`; `.width`, `.token_width`.
@@ -250,9 +252,10 @@ class Encoders(nn.Module):
         self.image_encoder, self.text_encoder, self.fusion = image_encoder, text_encoder, fusion
         self.image_projection = nn.Linear(image_encoder.width, dim, bias=False)
         self.text_projection = nn.Linear(text_encoder.width, dim, bias=False)
-        self.image_first, self.text_first = nn.Linear(dim, width), nn.Linear(dim, width)
+        self.door = nn.Linear(dim, width)  # from the shared space into the fusion, for both modalities
+        nn.init.orthogonal_(self.door.weight)
         self.grid_tokens = nn.Linear(image_encoder.token_width, width)
-        self.places = nn.Parameter(0.02 * torch.randn(1, width, *grid))  # (1, W, h, w)
+        self.places = nn.Parameter(0.2 * torch.randn(1, width, *grid))  # (1, W, h, w)
         self.token_norm = nn.LayerNorm(width)
         self.words = nn.Sequential(
             BertPredictionHeadTransform(BertConfig(hidden_size=width)), nn.Linear(width, vocab_size)
@@ -270,14 +273,15 @@ class Encoders(nn.Module):
         seen = self.image_encoder(image)
         height, width = seen.grid
         patches = seen.tokens[:, -height * width :]  # (B, P, .), without a class token of the tower's own
-        tokens = self.grid_tokens(patches)
+        alone = torch.cat([patches] * (self.image_encoder.width // patches.shape[2]), dim=2)  # a picture of one cell
+        tokens = self.grid_tokens(patches) + self._enter(self.image_projection(alone))
         if seen.tokens.shape[1] == height * width:  # a conv net's cell knows what it shows, not where it is
             places = self.places
             if places.shape[2:] != (height, width):
                 places = F.interpolate(places, (height, width), mode="bicubic", align_corners=False)
             tokens = tokens + places.flatten(2).transpose(1, 2)
         features = F.normalize(self.image_projection(seen.pooled).float(), dim=1)
-        first = self.image_first(_unit_variance(features))[:, None]  # (B, 1, W)
+        first = self._enter(features)[:, None]  # (B, 1, W)
         return Read(self.token_norm(torch.cat([first, tokens], dim=1)), features)
 
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Read:
@@ -292,8 +296,13 @@ class Encoders(nn.Module):
         """
         said = self.text_encoder(input_ids, attention_mask)
         features = F.normalize(self.text_projection(said.pooled).float(), dim=1)
-        first = self.text_first(_unit_variance(features))[:, None]  # (B, 1, W)
-        return Read(torch.cat([first, said.tokens[:, 1:]], dim=1), features)
+        tokens = said.tokens + self._enter(self.text_projection(said.tokens))
+        first = self._enter(features)[:, None]  # (B, 1, W)
+        return Read(self.token_norm(torch.cat([first, tokens[:, 1:]], dim=1)), features)
+
+    def _enter(self, aligned: Tensor) -> Tensor:
+        """From the shared space (..., D) to the fusion's width (..., W), about 1 a coordinate, as a layer norm leaves it."""
+        return self.door(F.normalize(aligned.float(), dim=-1) * aligned.shape[-1] ** 0.5)
 
     def hidden_words(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, labels: Tensor) -> Tensor:
         """What the words at the hidden places are, with the picture at hand.

@@ -144,8 +144,8 @@ class PairFusion(nn.Module):
             (B, L, W).
         """
         for one, other in zip(self.first.layers, self.second.layers, strict=True):
-            text_tokens = self.first.run(one, text_tokens, attention_mask, first)
-            text_tokens = self.second.run(other, text_tokens, attention_mask, second)
+            text_tokens, _ = self.first.run(one, text_tokens, attention_mask, first)
+            text_tokens, _ = self.second.run(other, text_tokens, attention_mask, second)
         return text_tokens
 
 

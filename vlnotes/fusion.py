@@ -1,10 +1,10 @@
 """The encoder where words look at pictures: transformers' BERT blocks with cross-attention, every word sees every word.
 
 Text tokens go in and come out; in each block they first look at each other, then at the image tokens. The attention
-that they paid can be had, in the graph, for `vlnotes.gradcam`.
+that they paid can be had, in the graph, for `vlnotes.gradcam`. The blocks are RoFormer's, a BERT with rotary positions,
+so that a word can tell its neighbours from words far off.
 """
 
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,9 @@ class Fused(NamedTuple):
 class FusionEncoder(nn.Module):
     """BERT blocks with cross-attention in each, on text tokens that have been embedded before.
 
+    Words look at words by distance (rotary positions). For looking at the picture, keys begin as a copy of the queries:
+    where words and picture are aligned, a word first looks at what is like itself, and need not find that out.
+
     Args:
         width: W of the text tokens and the image tokens.
         layers: blocks.
@@ -34,7 +37,7 @@ class FusionEncoder(nn.Module):
         causal: a word sees only the words before it, as a decoder that writes answers needs.
 
     Raises:
-        ValueError: a width that the heads do not divide, no layers.
+        ValueError: a width that the heads do not divide, an odd number of coordinates a head, no layers.
 
     Equation: ALBEF (Li et al. 2021), section 3.1, the multimodal encoder.
     """
@@ -48,14 +51,14 @@ class FusionEncoder(nn.Module):
         dropout: float = 0.0,
         causal: bool = False,
     ):
-        from transformers import BertConfig
-        from transformers.models.bert.modeling_bert import BertLayer
+        from transformers import RoFormerConfig
+        from transformers.models.roformer.modeling_roformer import RoFormerLayer, RoFormerSinusoidalPositionalEmbedding
 
         super().__init__()
         if width % heads or layers < 1:
             raise ValueError(f"width {width} must be a multiple of heads {heads}, and layers {layers} at least 1")
         self.width, self.causal = width, causal
-        self.config = BertConfig(
+        self.config = RoFormerConfig(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
@@ -64,9 +67,14 @@ class FusionEncoder(nn.Module):
             attention_probs_dropout_prob=dropout,
             is_decoder=True,  # or transformers builds no cross-attention; the mask below decides who sees whom
             add_cross_attention=True,
-            attn_implementation="sdpa",
         )
-        self.layers = nn.ModuleList(BertLayer(self.config, layer_idx=index) for index in range(layers))
+        self.layers = nn.ModuleList(RoFormerLayer(self.config, layer_idx=index) for index in range(layers))
+        angles = RoFormerSinusoidalPositionalEmbedding(512, width // heads).create_weight()
+        self.register_buffer("angles", angles, persistent=False)  # (most tokens, W / heads)
+        for layer in self.layers:
+            look = layer.crossattention.self
+            nn.init.normal_(look.query.weight, std=width**-0.5)
+            look.key.load_state_dict(look.query.state_dict())
 
     def forward(
         self,
@@ -83,7 +91,7 @@ class FusionEncoder(nn.Module):
             attention_mask: (B, L), 1 on tokens and 0 on padding.
             image_tokens: (B, P, W) float, one row of them a text; anything that words may look at.
             image_mask: (B, P), 1 on what may be looked at; None: all.
-            attentions: also return what each block paid attention to; slower, and in the graph.
+            attentions: also return what each block paid attention to, in the graph.
 
         Returns:
             `Fused`.
@@ -97,16 +105,18 @@ class FusionEncoder(nn.Module):
                 f"attention_mask: expected one number a text token, shape {(batch, length)}, "
                 f"got {tuple(attention_mask.shape)}"
             )
+        if length > len(self.angles):
+            raise ValueError(f"text_tokens: {length} a text; this encoder has places for {len(self.angles)}")
         if len(image_tokens) != batch or image_tokens.shape[-1] != width or image_tokens.ndim != 3:
             raise ValueError(
                 f"text_tokens {tuple(text_tokens.shape)} and image_tokens {tuple(image_tokens.shape)}: "
                 "expected (B, L, W) and (B, P, W) with one B and one W"
             )
-        kept: list[Tensor] = []
-        with self._eager(kept) if attentions else _nothing():
-            for layer in self.layers:
-                text_tokens = self.run(layer, text_tokens, attention_mask, image_tokens, image_mask)
-        return Fused(text_tokens, tuple(kept))
+        kept = []
+        for layer in self.layers:
+            text_tokens, looked = self.run(layer, text_tokens, attention_mask, image_tokens, image_mask)
+            kept.append(looked)
+        return Fused(text_tokens, tuple(kept) if attentions else ())
 
     def run(
         self,
@@ -115,7 +125,7 @@ class FusionEncoder(nn.Module):
         attention_mask: Tensor,
         image_tokens: Tensor,
         image_mask: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """One block: words look at words, then at the picture.
 
         Args:
@@ -126,7 +136,7 @@ class FusionEncoder(nn.Module):
             image_mask: (B, P), or None.
 
         Returns:
-            (B, L, W).
+            (B, L, W), and the attention of words to the picture (B, heads, L, P).
         """
         words = _open(attention_mask, text_tokens.dtype)  # (B, 1, 1, L)
         if self.causal:
@@ -134,27 +144,11 @@ class FusionEncoder(nn.Module):
             later = torch.ones(length, length, dtype=torch.bool, device=text_tokens.device).triu(1)
             words = words.masked_fill(later, torch.finfo(text_tokens.dtype).min)  # (B, 1, L, L)
         picture = None if image_mask is None else _open(image_mask, text_tokens.dtype)
-        return layer(text_tokens, words, encoder_hidden_states=image_tokens, encoder_attention_mask=picture)
-
-    @contextmanager
-    def _eager(self, kept: list[Tensor]):
-        """Inside, attention is written out in full, and each block leaves its cross-attention in `kept`."""
-        hooks = [
-            layer.crossattention.self.register_forward_hook(lambda module, given, made: kept.append(made[1]))
-            for layer in self.layers
-        ]
-        before, self.config._attn_implementation = self.config._attn_implementation, "eager"
-        try:
-            yield
-        finally:
-            self.config._attn_implementation = before
-            for hook in hooks:
-                hook.remove()
-
-
-@contextmanager
-def _nothing():
-    yield
+        places = self.angles[: text_tokens.shape[1]][None, None]  # (1, 1, L, W / heads)
+        tokens, _, looked = layer(
+            text_tokens, words, places, encoder_hidden_states=image_tokens, encoder_attention_mask=picture
+        )
+        return tokens, looked
 
 
 def _open(mask: Tensor, dtype: torch.dtype) -> Tensor:
