@@ -175,6 +175,23 @@ def test_pairs_belong_together_and_every_caption_gets_its_turn():
         pair_batches(images, tokens, torch.tensor([2, 0, 0, 0, 2, 2]), 3)
 
 
+def test_neighbours_share_their_batches():
+    images = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1).expand(8, 3, 2, 2)
+    ones = torch.ones(8, 2, dtype=torch.long)
+    tokens, owner = {"input_ids": ones * torch.arange(8)[:, None], "attention_mask": ones}, torch.arange(8)
+    batch_at = pair_batches(images, tokens, owner, batch_size=4, together=2)
+    seen = []
+    for step in range(2):
+        batch = batch_at(step)
+        ids = batch["ids"].tolist()
+        assert ids[1::2] == [at + 1 for at in ids[::2]] and all(at % 2 == 0 for at in ids[::2])
+        assert batch["image"][:, 0, 0, 0].tolist() == ids == batch["input_ids"][:, 0].tolist()
+        seen += ids
+    assert sorted(seen) == list(range(8))  # an epoch
+    with pytest.raises(ValueError, match="together is 3; expected a divisor of 8 pictures and of batches of 4"):
+        pair_batches(images, tokens, owner, batch_size=4, together=3)
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert learning_rate_at(0.05, 1.0, 0.1) == 0.5
     assert learning_rate_at(0.1, 1.0, 0.1) == 1.0

@@ -1,7 +1,5 @@
 """Weights that ship: made from a recipe, read back equal, as good as their record says, and small."""
 
-import json
-
 import pytest
 import torch
 
@@ -198,7 +196,7 @@ def test_shipped_weights_score_what_their_record_says(name):
     model, tokenizer = weights.load(name)
     record = weights.read_record(name)
     recipe = record["recipe"]
-    assert recipe == json.loads(json.dumps(vars(weights.RECIPES[name])))  # the recipe was not changed since
+    assert weights.Recipe(**recipe) == weights.RECIPES[name]  # the recipe was not changed since
     found = weights.scores(model, tokenizer, recipe["domain"], recipe["part"], recipe["size"], recipe["length"])
     for kind, row in record["scores_of_part"].items():
         assert found[kind] == pytest.approx(row, abs=0.015), kind

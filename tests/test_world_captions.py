@@ -15,6 +15,7 @@ from vlnotes.world import (
     Scene,
     Thing,
     World,
+    beside_neighbours,
     captions,
     describe,
     edits,
@@ -199,6 +200,16 @@ def test_truth_is_the_double_loop(name):
     assert torch.equal(truth(scenes, said), expected[:, : len(said)])
     own = [i // 5 for i in range(len(said))]
     assert expected[own, range(len(said))].all()
+
+
+def test_every_scene_stands_beside_one_of_its_neighbours():
+    scenes = World("paper").scenes(60)
+    both = beside_neighbours(scenes)
+    assert both == beside_neighbours(scenes) and len(both) % 2 == 0
+    with_edits = [scene for scene in scenes if edits(scene)]
+    assert both[::2] == with_edits
+    kinds = [next(kind for kind, other in edits(s).items() if other == n) for s, n in zip(both[::2], both[1::2], strict=True)]
+    assert set(kinds) == set(EDITS)  # all kinds are drawn
 
 
 def test_hard_gallery():

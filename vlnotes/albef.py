@@ -301,7 +301,7 @@ class Encoders(nn.Module):
         return Read(self.token_norm(torch.cat([first, tokens[:, 1:]], dim=1)), features)
 
     def _enter(self, aligned: Tensor) -> Tensor:
-        """From the shared space (..., D) to the fusion's width (..., W), about 1 a coordinate, as a layer norm leaves it."""
+        """From the shared space (..., D) into the fusion (..., W), about 1 a coordinate, as a layer norm leaves it."""
         return self.door(F.normalize(aligned.float(), dim=-1) * aligned.shape[-1] ** 0.5)
 
     def hidden_words(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, labels: Tensor) -> Tensor:
@@ -680,11 +680,6 @@ def _whole(model: ALBEF, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     fresh = {name: value for name, value in model.state_dict().items() if not name.startswith((*LASTING, "teacher."))}
     taught = {f"teacher.{name[8:]}": value for name, value in tensors.items() if name.startswith("student.")}
     return fresh | tensors | taught
-
-
-def _unit_variance(features: Tensor) -> Tensor:
-    """Unit vectors (B, D) stretched so that a coordinate is about 1, as a layer norm would leave it."""
-    return features * features.shape[1] ** 0.5
 
 
 class Reranked(NamedTuple):
