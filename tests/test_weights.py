@@ -62,9 +62,10 @@ def test_pictures_and_captions_stay_together_however_they_are_drawn():
     images, texts, owner = weights._drawn(weights.Recipe("small", pictures=503, size=16), progress=False)
     whole = world.pairs(world.World().scenes(503), size=16)
     assert torch.equal(images, whole.images) and texts == whole.texts and torch.equal(owner, whole.text_to_image)
-    images, texts, owner = weights._drawn(weights.Recipe("x", pictures=4, size=16, neighbours=True), progress=False)
-    whole = world.pairs(world.beside_neighbours(world.World().scenes(4)), size=16)
-    assert len(images) == 8 and torch.equal(images, whole.images) and texts == whole.texts
+    images, texts, owner = weights._drawn(weights.Recipe("x", pictures=8, size=16, neighbours=0.5), progress=False)
+    scenes = world.World().scenes(8)
+    whole = world.pairs(world.beside_neighbours(scenes[:4]) + scenes[4:], size=16)
+    assert len(images) == 12 and torch.equal(images, whole.images) and texts == whole.texts
 
 
 def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, monkeypatch):
@@ -85,7 +86,7 @@ def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, monkeypatch):
     model, tokenizer = weights.load("albef-paper", root=made)
     assert tokenizer.get_vocab() == own.get_vocab() and not model.training
     record = weights.read_record("albef-paper", made)
-    assert record["recipe"]["start"] == recipe.start and record["recipe"]["neighbours"] is True
+    assert record["recipe"]["start"] == recipe.start and record["recipe"]["neighbours"] == 0.5
     assert set(record["binding"]) == {"itc", "itm"} and set(record["words"]) <= {"colour", "noun", "texture", "size"}
     assert {"itc", "itm 0"} == set(record["pointing"]) and 0 <= record["pointing"]["itc"] <= 1
     assert record["scores_of_part"] == weights.scores(model, tokenizer, "paper", 8, 32)

@@ -208,7 +208,8 @@ def test_every_scene_stands_beside_one_of_its_neighbours():
     assert both == beside_neighbours(scenes) and len(both) % 2 == 0
     with_edits = [scene for scene in scenes if edits(scene)]
     assert both[::2] == with_edits
-    kinds = [next(kind for kind, other in edits(s).items() if other == n) for s, n in zip(both[::2], both[1::2], strict=True)]
+    parted = zip(both[::2], both[1::2], strict=True)
+    kinds = [next(kind for kind, other in edits(scene).items() if other == near) for scene, near in parted]
     assert set(kinds) == set(EDITS)  # all kinds are drawn
 
 

@@ -53,8 +53,8 @@ class Recipe:
         part: pictures of test for the scores that `check` looks at again.
         method: "clip" or "albef".
         start: the weights whose towers are taken over; "" for random ones. Their tokenizer is taken, too.
-        neighbours: every scene is followed by a one-edit neighbour, which shares its batches; then twice as many
-            pictures are drawn.
+        neighbours: share of the scenes, in [0, 1], that are followed by a one-edit neighbour, which shares their
+            batches; these pictures come on top of `pictures`.
         options: more keyword arguments of the model's `tiny`.
     """
 
@@ -72,21 +72,21 @@ class Recipe:
     part: int = 200
     method: str = "clip"
     start: str = ""
-    neighbours: bool = False
+    neighbours: float = 0.0
     options: dict = field(default_factory=dict)
 
 
 RECIPES = {
     "clip-paper": Recipe("CLIP.tiny on the paper domain, where the streams over domains begin"),
     "albef-paper": Recipe(
-        "ALBEF.tiny on the paper domain, from the towers of clip-paper; neighbours share their batches",
+        "ALBEF.tiny on the paper domain, from the towers of clip-paper; every other scene has a neighbour in its batch",
         method="albef",
         start="clip-paper",
-        neighbours=True,
+        neighbours=0.5,
         pictures=16_000,
         batch_size=48,
-        steps=4000,
-        learning_rate=2e-3,
+        steps=3600,
+        learning_rate=1e-3,
         options={"layers": 3, "mask_probability": 0.3, "ramp_steps": 400},
     ),
 }
@@ -323,7 +323,8 @@ def _drawn(recipe: Recipe, progress: bool) -> tuple[Tensor, list[str], Tensor]:
     from tqdm import tqdm
 
     scenes = world.World(recipe.domain).scenes(recipe.pictures)
-    scenes = world.beside_neighbours(scenes) if recipe.neighbours else scenes
+    paired = 2 * round(recipe.neighbours * len(scenes) / 2)
+    scenes = world.beside_neighbours(scenes[:paired]) + scenes[paired:]
     images, texts, owner = [], [], []
     bar = tqdm(total=len(scenes), desc="pictures", disable=not progress, file=sys.stdout, ncols=100)
     for at in range(0, len(scenes), 500):
