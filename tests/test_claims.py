@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+import torch
 
 from vlnotes import claims
 from vlnotes.__main__ import main as command
@@ -298,3 +299,35 @@ def test_a_run_of_albef_scores_all_that_its_objectives_allow(monkeypatch):
         != albef._pairs("paper", 40, 2, ("full",), 32, 0.0, 0.0).captions
     )
     assert all(len(scene.visible) == 2 for scene in albef._scenes("paper", 40, "train", 2))
+
+
+def test_a_run_of_retrieval_looks_before_and_after_tuning():
+    from vlnotes.claims import retrieval
+
+    small = {"pictures": 24, "steps": 2, "albef_steps": 2, "batch_size": 12, "albef_batch": 6, "tuning_pictures": 24}
+    tiny = retrieval.TINY | small | {"tuning_steps": 2, "gallery": 12, "k": 3, "size": 32, "queue_size": 12}
+    found = retrieval.run(tiny, 0)
+    assert all(0 <= value <= 1 for value in found.values() if isinstance(value, float))
+    for who in ("clip", "itc", "albef"):
+        for stage in ("zero", "tuned"):
+            six = [found[f"{who} {stage} {way}@{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
+            assert found[f"{who} {stage}"] == pytest.approx(sum(six) / 6) and six[:3] == sorted(six[:3])
+    # what is not among the first k keeps its order: at k = 3 recall at 5 and 10 is that of the first stage
+    assert (
+        found["albef zero i2t@5"] == found["itc zero i2t@5"]
+        and found["albef tuned t2i@10"] == found["itc tuned t2i@10"]
+    )
+    assert set(retrieval.TINY["domains"]).isdisjoint({retrieval.TINY["unseen"]})
+
+
+def test_fine_tuning_forgets_queues_and_nothing_else():
+    from vlnotes.albef import ALBEF
+    from vlnotes.claims import retrieval
+
+    old, fresh = (ALBEF.tiny(30, layers=1, size=32, queue_size=8, seed=seed) for seed in (0, 1))
+    old.steps.fill_(7)
+    state = retrieval._without_the_past(old, fresh)
+    fresh.load_state_dict(state)
+    assert int(fresh.steps) == 0
+    assert torch.equal(fresh.student.door.weight, old.student.door.weight)
+    assert not torch.equal(fresh.image_queue.features, old.image_queue.features)
