@@ -177,7 +177,7 @@ def test_every_claim_can_be_tried(claim):
     study = claims.STUDIES[claim.study]
     for arm in claim.contrast:
         study.settings(arm)
-    if claim.direction == "+":
+    if claim.direction == "+" and claim.score not in ("gain", "pointing_gain"):  # those are differences themselves
         assert sum(claim.contrast.values()) == 0  # a comparison, not a level
 
 
@@ -292,7 +292,7 @@ def test_a_run_of_albef_scores_all_that_its_objectives_allow(monkeypatch):
     assert all(-1 <= value <= 1 for value in numbers.values())
     assert whole["gain"] == pytest.approx(whole["rerank16"] - whole["itc"])
     assert len(whole["loss_curve"]) == 2
-    blind = albef.run(small | albef.STUDY.arms["no ITC"], 0)
+    blind = albef.run(small | albef.STUDY.arms["no ITC, towers not aligned"], 0)
     assert "itc" not in blind and "itc_curve" not in blind and "everything" in blind
     assert (
         albef._pairs("paper", 40, 2, ("full",), 32, 0.3, 0.1).captions
