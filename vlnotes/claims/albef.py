@@ -1,6 +1,6 @@
 """ALBEF's claims A1 to A7 (Li et al. 2021) on the paper domain, with noisy captions.
 
-Scenes with two things to be seen, so that captions are short. Four in ten training captions are wrong or vague, since
+Scenes with two things to be seen, so that captions are short. Three in ten training captions are wrong or vague, since
 distillation is for noise; all scores are taken on clean test pictures.
 """
 
@@ -15,12 +15,12 @@ from vlnotes.train import pair_batches, train
 from vlnotes.weights import load
 
 TINY = {
-    **{"domain": "paper", "pictures": 8000, "things": 2, "kinds": ["full"], "mismatch": 0.3, "partial": 0.1},
-    **{"size": 64, "length": 24, "batch_size": 32, "steps": 400, "learning_rate": 2e-3, "layers": 2},
+    **{"domain": "paper", "pictures": 8000, "things": 2, "kinds": ["full"], "mismatch": 0.2, "partial": 0.1},
+    **{"size": 64, "length": 24, "batch_size": 32, "steps": 400, "learning_rate": 1e-3, "layers": 2},
     **{"queue_size": 1024, "momentum": 0.99, "distill_weight": 0.4, "distill": ["itc", "mlm"]},
     **{"objectives": ["itc", "itm", "mlm"], "hard_negatives": True, "start": "clip-paper"},
 }
-KS = (4, 16, 64)  # how many of each query are re-ranked
+KS = (16, 64)  # how many of each query are re-ranked
 GALLERY = 200  # pictures in which is searched
 TEST = 600  # scenes of test for the other scores, less where a score is dear
 
@@ -68,7 +68,7 @@ def run(settings: dict, seed: int) -> dict:
         seed: of the weights, the shuffles, masks and negatives; all runs see the same pictures and captions.
 
     Returns:
-        All on clean test scenes, in [0, 1]. itc, rerank4, rerank16, rerank64: any-true recall at 1, mean of both
+        All on clean test scenes, in [0, 1]. itc, rerank16, rerank64: any-true recall at 1, mean of both
         directions, in a gallery of 200; gain, late: rerank16 - itc and rerank64 - rerank16; everything: ITM alone
         ranks all pairs of 60 pictures; itm_choice, itc_choice: the true one of two one-edit sentences, mean over the
         kinds; colour_gap, noun_gap: hidden words right with the own minus with another picture; pointing,
