@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from vlnotes import checks, world
+from vlnotes import checks, gradcam, world
 from vlnotes.checks import exercises
 
 EXERCISES = [e for e in (getattr(checks, name) for name in checks.__all__) if isinstance(e, checks.Exercise)]
@@ -203,6 +203,36 @@ def test_the_answers_about_the_world_agree_with_the_world():
     body, mouth = torch.hypot(x, y) - 1, torch.hypot(x - 0.5, y) - 0.8
     left = checks.bite.solution(body, mouth) < 0
     assert torch.equal(left, (body < 0) & (mouth > 0)) and left.any()
+
+
+def test_the_answers_about_maps_agree_with_the_module():
+    """Notebook 06: each solution against `vlnotes.gradcam`, or the layers of a network that are written down."""
+    dice = torch.Generator().manual_seed(5)
+    attention, gradient = torch.rand(2, 3, 7, generator=dice), torch.randn(2, 3, 7, generator=dice)  # 2 words, 3 heads
+    maps = gradcam.attention_gradcam(attention.transpose(0, 1)[None], gradient.transpose(0, 1)[None], (2, 3))[0]
+    for word in range(2):
+        assert torch.allclose(checks.word_map.solution(attention[word], gradient[word]), maps[word].flatten())
+    many, mask = torch.rand(2, 4, 2, 3, generator=dice), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    assert torch.allclose(checks.sentence_of.solution(many, mask), gradcam.sentence_map(many, mask))
+    activation, slope = torch.randn(2, 5, 2, 3, generator=dice)
+    expected = gradcam.gradcam(activation[None], slope[None])[0]
+    assert expected.any() and torch.allclose(checks.weigh_channels.solution(activation, slope), expected)
+    level = torch.randint(0, 3, (30, 4, 5), generator=dice).double()
+    inside = torch.rand(30, 4, 5, generator=dice) < 0.5
+    scores = gradcam.pointing_game(level, inside)
+    assert torch.allclose(
+        torch.stack([checks.hit.solution(m, i) for m, i in zip(level, inside, strict=True)]).double(), scores
+    )
+    # one cell of a chain, and which inputs it reads: the middle of these is where it looks
+    kernels, strides, paddings = [3, 5, 4], [2, 3, 2], [1, 0, 1]
+    line = torch.zeros(1, 1, 200, requires_grad=True)
+    found = line
+    for kernel, stride, padding in zip(kernels, strides, paddings, strict=True):
+        found = torch.nn.functional.conv1d(found, torch.ones(1, 1, kernel), stride=stride, padding=padding)
+    first, step = checks.looks_around.solution(kernels, strides, paddings).tolist()
+    for k in (5, 6, 7):  # away from the rim
+        (slope,) = torch.autograd.grad(found[0, 0, k], line, retain_graph=True)
+        assert math.isclose(slope[0, 0].nonzero().double().mean(), first + k * step)
 
 
 _FACTS = {"colour": world.COLOURS, "shape": world.SHAPES}

@@ -330,6 +330,19 @@ def test_upsampling_puts_a_cell_at_the_middle_of_its_pixels():
     assert upsample(torch.rand(3, 4, 5, 6), (7, 8)).shape == (3, 4, 7, 8)
 
 
+def test_values_stand_where_the_tower_says_and_fade_beyond_by_hand():
+    # cells of four pixels, their values in the middle of the first of these: at pixels 0 and 4
+    wide = upsample(torch.tensor([[8.0, 4.0], [8.0, 4.0]]), 8, centre=1 / 8)
+    assert wide[0].tolist() == wide[4].tolist() == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert wide[:, 0].tolist() == [8, 8, 8, 8, 8, 6, 4, 2]
+    maps = torch.rand(3, 2, 5, 4, generator=dice(), dtype=torch.float64) + 0.1
+    middle, plain = upsample(maps, (40, 16), centre=0.5), upsample(maps, (40, 16))
+    assert torch.allclose(middle[..., 4:-4, 2:-2], plain[..., 4:-4, 2:-2], atol=1e-12)  # alike between the values
+    assert (middle[..., 0, :] < plain[..., 0, :]).all() and (middle[..., -1] < plain[..., -1]).all()
+    with pytest.raises(ValueError, match="centre is 1.5"):
+        upsample(maps, 8, centre=1.5)
+
+
 def naive_scores(values, inside, thresholds):
     """Loops over one picture's pixels; the map is already of the mask's size."""
     cells = [(float(v), bool(m)) for v, m in zip(values.flatten(), inside.flatten(), strict=True)]

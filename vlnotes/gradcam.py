@@ -379,26 +379,38 @@ def span_maps(maps: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return torch.einsum("nl,nlhw->nhw", share, maps[rows])
 
 
-def upsample(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize maps to the pixels of a picture, bilinear; a cell's value stands at the middle of its pixels.
+def upsample(maps: Tensor, size: int | tuple[int, int], *, centre: float | None = None) -> Tensor:
+    """Resize maps to the pixels of a picture, bilinear.
+
+    Where does the value of a cell stand? A patch of a transformer speaks for its own pixels, so at their middle. In a
+    conv net with strides a cell sees pixels around the first of its square (a 3x3 convolution of stride 2, padded by 1,
+    looks around input 2k), and training may favour things that sit elsewhere in what it sees.
 
     Args:
         maps: (..., h, w) float.
         size: pixels a side, or (H, W).
+        centre: where in its square a cell's value stands, as a share of the side, down and to the right alike. Beyond
+            the outermost values a map fades, reaching 0 a cell further on. None: the plain resize, values in the middle
+            of their squares, and beyond the outermost ones the map goes on level.
 
     Returns:
         (..., H, W).
 
     Raises:
         TypeError: maps are no float tensor.
-        ValueError: fewer than two axes, or a size below 1.
+        ValueError: fewer than two axes, a size below 1, or a centre outside [0, 1].
     """
     check_float(maps, "maps")
     size = (size, size) if isinstance(size, int) else tuple(size)
     if maps.ndim < 2 or not maps.numel() or len(size) != 2 or min(size) < 1:
         raise ValueError(f"maps {tuple(maps.shape)} and size {size}; expected (..., h, w) and two numbers from 1 on")
-    flat = maps.reshape(1, -1, *maps.shape[-2:])
-    return F.interpolate(flat, size=size, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *size)
+    if centre is None:
+        flat = maps.reshape(1, -1, *maps.shape[-2:])
+        return F.interpolate(flat, size=size, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *size)
+    if not 0 <= centre <= 1:
+        raise ValueError(f"centre is {centre}; expected a share of a cell's side, in [0, 1]")
+    down, along = (_between(n, pixels, centre).to(maps) for n, pixels in zip(maps.shape[-2:], size, strict=True))
+    return down @ maps @ along.T
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
@@ -598,6 +610,12 @@ def score_table(scores: Mapping[str, Tensor], **groups: Sequence) -> list[dict]:
         | {name: sum(values[k] for k in rows) / len(rows) for name, values in scores.items()}
         for labels, rows in members.items()
     ]
+
+
+def _between(cells: int, pixels: int, centre: float) -> Tensor:
+    """(pixels, cells): how much of each cell a pixel takes, of its two neighbours at most, along one side."""
+    at = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - centre
+    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -19,6 +19,7 @@ from vlnotes.checks.n02_contrastive_matrix import (
 )
 from vlnotes.checks.n03_moco import back_in_order, collapsed, follow_once, push_rows, queue_ages
 from vlnotes.checks.n04_albef_itc import itc_logits, mean_key_loss, mixed_targets, ramp, targets_with_ids
+from vlnotes.checks.n06_gradcam import hit, looks_around, sentence_of, weigh_channels, word_map
 
 __all__ = [
     "Exercise",
@@ -33,8 +34,10 @@ __all__ = [
     "follow_once",
     "gradient_of_logits",
     "graduate",
+    "hit",
     "info_nce",
     "itc_logits",
+    "looks_around",
     "lowest_loss",
     "mask_false_negatives",
     "mean_key_loss",
@@ -44,8 +47,11 @@ __all__ = [
     "queue_ages",
     "r_at_1",
     "ramp",
+    "sentence_of",
     "swap_lies",
     "targets_with_ids",
     "true_of",
     "unit_rows",
+    "weigh_channels",
+    "word_map",
 ]
