@@ -13,7 +13,10 @@ from vlnotes.metrics import any_true_recall
 from vlnotes.text import encode, train_tokenizer
 from vlnotes.train import pair_batches, train
 
-COMMON = {"domain": "paper", "pictures": 6000, "captions": "full", "steps": 200, "batch_size": 128, "scale": "tiny"}
+COMMON = {
+    **{"domain": "paper", "pictures": 6000, "captions": "full", "steps": 200, "batch_size": 128, "scale": "tiny"},
+    "positions": "rotary",  # of the words; `CLIP.tiny` has no others
+}
 LENGTH = 32  # tokens a caption, as in the runs on record; 13 of the 6,000 full captions lose their end
 
 
