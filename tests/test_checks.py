@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from vlnotes import checks, gradcam, world
+from vlnotes import albef, checks, gradcam, metrics, world
 from vlnotes.checks import exercises
 
 EXERCISES = [e for e in (getattr(checks, name) for name in checks.__all__) if isinstance(e, checks.Exercise)]
@@ -203,6 +203,37 @@ def test_the_answers_about_the_world_agree_with_the_world():
     body, mouth = torch.hypot(x, y) - 1, torch.hypot(x - 0.5, y) - 0.8
     left = checks.bite.solution(body, mouth) < 0
     assert torch.equal(left, (body < 0) & (mouth > 0)) and left.any()
+
+
+def test_the_answers_about_fusion_agree_with_the_module():
+    """Notebook 05: each solution against the function of the module that stands for it."""
+    generator = torch.Generator().manual_seed(5)
+    tables = torch.randn(400, 2, 2, generator=generator).round(decimals=1)  # ties among them
+    found = checks.group_score.solution(tables)
+    assert math.isclose(found.item(), metrics.winoground_scores(tables)["group"], rel_tol=1e-6)
+
+    similarity, ids = torch.randn(4, 4, generator=generator), torch.tensor([0, 1, 0, 2])
+    draws = torch.stack([albef.sample_hard_negatives(similarity, ids, generator=generator) for _ in range(4000)])
+    share = torch.stack([torch.bincount(column, minlength=4) / 4000 for column in draws.T])
+    torch.testing.assert_close(share, checks.hard_negative_weights.solution(similarity, ids), atol=0.04, rtol=0)
+
+    logits, teacher = torch.randn(2, 3, 5, 7, generator=generator)
+    labels = torch.tensor([[1, -100, 3, -100, 0], [-100] * 5, [6, 5, -100, -100, 2]])
+    expected = albef.mlm_loss(logits, labels, teacher, distill_weight=0.3)
+    torch.testing.assert_close(checks.soft_words.solution(logits, labels, teacher, 0.3), expected)
+
+    model = albef.ALBEF.tiny(30, queue_size=0).eval()
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    tokens = {"input_ids": torch.randint(5, 30, (7, 6), generator=generator)}
+    tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
+    pairs, match = [], model.match
+    model.match = lambda image, text, mask: pairs.append(len(image)) or match(image, text, mask)
+    ranked, everything = (albef.rerank(model, images, tokens, k).texts for k in (3, 7))
+    assert pairs[:2] == [15, 21] and sum(pairs[:2]) == checks.pairs_looked_at.solution(5, 7, 3)
+    assert sum(pairs[2:]) == checks.pairs_looked_at.solution(5, 7, 7)
+    cosine = albef.rerank(model, images, tokens, 0).texts
+    for row, seen, order in zip(cosine, everything, ranked, strict=True):
+        assert checks.two_stages.solution(row, seen, 3).tolist() == order.argsort(descending=True).tolist()
 
 
 def test_the_answers_about_maps_agree_with_the_module():

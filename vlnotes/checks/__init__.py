@@ -19,6 +19,13 @@ from vlnotes.checks.n02_contrastive_matrix import (
 )
 from vlnotes.checks.n03_moco import back_in_order, collapsed, follow_once, push_rows, queue_ages
 from vlnotes.checks.n04_albef_itc import itc_logits, mean_key_loss, mixed_targets, ramp, targets_with_ids
+from vlnotes.checks.n05_albef_fusion import (
+    group_score,
+    hard_negative_weights,
+    pairs_looked_at,
+    soft_words,
+    two_stages,
+)
 from vlnotes.checks.n06_gradcam import hit, looks_around, sentence_of, weigh_channels, word_map
 
 __all__ = [
@@ -34,6 +41,8 @@ __all__ = [
     "follow_once",
     "gradient_of_logits",
     "graduate",
+    "group_score",
+    "hard_negative_weights",
     "hit",
     "info_nce",
     "itc_logits",
@@ -43,14 +52,17 @@ __all__ = [
     "mean_key_loss",
     "mixed_targets",
     "online_logsumexp",
+    "pairs_looked_at",
     "push_rows",
     "queue_ages",
     "r_at_1",
     "ramp",
     "sentence_of",
+    "soft_words",
     "swap_lies",
     "targets_with_ids",
     "true_of",
+    "two_stages",
     "unit_rows",
     "weigh_channels",
     "word_map",
