@@ -669,8 +669,8 @@ def test_reranking_is_the_loop_over_the_first_k():
     images, texts = encode_images(model, data["image"]), encode_texts(model, tokens)
     cosine = images @ texts.T
     for k in (0, 2, 100):
-        for add in (False, True):
-            found = rerank(model, data["image"], tokens, k, add_similarity=add, batch_size=3)
+        for add, by in ((0, "logit"), (True, "logit"), (20.0, "odds")):
+            found = rerank(model, data["image"], tokens, k, by=by, add_similarity=add, batch_size=3)
             for by_row, scores in ((True, found.texts), (False, found.images)):
                 for i in range(5):
                     for j in range(7):
@@ -683,13 +683,13 @@ def test_reranking_is_the_loop_over_the_first_k():
                                     tokens["input_ids"][j : j + 1], tokens["attention_mask"][j : j + 1]
                                 )
                                 seen = model.student.see(data["image"][i : i + 1])
-                                expected = model.match(seen.tokens, read.tokens, tokens["attention_mask"][j : j + 1])[
-                                    0, 1
-                                ]
-                            expected = expected + add * cosine[i, j]
+                                no, yes = model.match(seen.tokens, read.tokens, tokens["attention_mask"][j : j + 1])[0]
+                            expected = (yes - no if by == "odds" else yes) + add * cosine[i, j]
                         assert float(scores[i, j]) == pytest.approx(float(expected), abs=2e-4)
     with pytest.raises(ValueError, match="k is -1"):
         rerank(model, data["image"], tokens, -1)
+    with pytest.raises(ValueError, match="by is 'probability'; expected 'logit' or 'odds'"):
+        rerank(model, data["image"], tokens, 1, by="probability")
 
 
 def test_reranking_looks_in_eval_mode_and_leaves_the_model_as_it_was(monkeypatch):

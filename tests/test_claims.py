@@ -177,7 +177,8 @@ def test_every_claim_can_be_tried(claim):
     study = claims.STUDIES[claim.study]
     for arm in claim.contrast:
         study.settings(arm)
-    if claim.direction == "+" and claim.score not in ("gain", "pointing_gain"):  # those are differences themselves
+    differences = ("gain", "gain_both", "pointing_gain")  # within a run
+    if claim.direction == "+" and claim.score not in differences:
         assert sum(claim.contrast.values()) == 0  # a comparison, not a level
 
 
@@ -291,6 +292,7 @@ def test_a_run_of_albef_scores_all_that_its_objectives_allow(monkeypatch):
     assert {"itc", "rerank16", "gain", "everything", "itm_choice", "colour_gap", "pointing_gain"} <= numbers.keys()
     assert all(-1 <= value <= 1 for value in numbers.values())
     assert whole["gain"] == pytest.approx(whole["rerank16"] - whole["itc"])
+    assert whole["gain_both"] == pytest.approx(whole["both16"] - whole["itc"])
     assert len(whole["loss_curve"]) == 2
     blind = albef.run(small | albef.STUDY.arms["no ITC, towers not aligned"], 0)
     assert "itc" not in blind and "itc_curve" not in blind and "everything" in blind

@@ -696,7 +696,8 @@ def rerank(
     tokens: dict[str, Tensor],
     k: int = 16,
     *,
-    add_similarity: bool = False,
+    by: str = "logit",
+    add_similarity: float = 0.0,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Reranked:
@@ -707,22 +708,27 @@ def rerank(
         images: (N, 3, H, W) uint8, or float in [0, 1].
         tokens: input_ids and attention_mask, each (M, L).
         k: how many of each query are looked at; 0 is ITC alone. At most the gallery.
-        add_similarity: add the cosine to ITM's logit, as BLIP does; ALBEF takes the logit alone.
+        by: "logit", the one for "they belong together", as ALBEF does; "odds", that minus the one for "they do not",
+            which is all that ITM's loss pins down.
+        add_similarity: so many times the cosine is added: 0 in ALBEF, 1 (or True) in BLIP. 1 / temperature adds ITC's
+            own logit: where wrong pairs were drawn by ITC, ITM learns what ITC does not know, and needs it back.
         batch_size: pairs at a time.
         progress: show a bar.
 
     Returns:
-        `Reranked`: ITM's logit where it looked; elsewhere the cosine - 100, so that the rest keeps its order behind
+        `Reranked`: ITM's score where it looked; elsewhere the cosine - 100, so that the rest keeps its order behind
         the first k (the paper's code gives all of them -100: the same recall up to K = k).
 
     Raises:
-        ValueError: a negative k, tokens that do not fit.
+        ValueError: a negative k, another `by`, tokens that do not fit.
 
     Equation: ALBEF (Li et al. 2021), section 5, retrieval.
     Notebook: 05_albef_fusion, section 5.
     """
     if k < 0:
         raise ValueError(f"k is {k}; expected 0 or more pairs a query for ITM to look at")
+    if by not in ("logit", "odds"):
+        raise ValueError(f"by is {by!r}; expected 'logit' or 'odds'")
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     seen = [model.student.see(part.to(device)) for part in images.split(batch_size)]
@@ -746,9 +752,8 @@ def rerank(
         for part in parts:
             i, j = part.T
             used = int(mask[j].any(0).nonzero().max()) + 1  # padding at the end costs time
-            scores[i, j] = model.match(image_tokens[i], text_tokens[j, :used], mask[j, :used])[:, 1].float()
-            if add_similarity:
-                scores[i, j] += cosine[i, j]
+            no, yes = model.match(image_tokens[i], text_tokens[j, :used], mask[j, :used]).float().T
+            scores[i, j] = (yes - no if by == "odds" else yes) + add_similarity * cosine[i, j]
         return scores.cpu()
 
     texts = cosine.topk(min(k, cosine.shape[1]), dim=1).indices  # (N, k)
