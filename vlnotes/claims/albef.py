@@ -117,7 +117,7 @@ def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
     if "itc" in settings["objectives"]:
         for k in (0, *KS):
             recall(test[:GALLERY], k, f"rerank{k}" if k else "itc")
-        recall(test[:GALLERY], 16, "both16", by="odds", add_similarity=1 / float(model.temperature))
+        recall(test[:GALLERY], 16, "both16", by="odds", add_similarity=1 / float(model.temperature.detach()))
         found |= {"gain": found["rerank16"] - found["itc"], "late": found["rerank64"] - found["rerank16"]}
         found["gain_both"] = found["both16"] - found["itc"]
     recall(test[: TEST // 10], TEST // 10, "everything")
