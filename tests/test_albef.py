@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlnotes.albef import ALBEF, itc_loss, itm_loss, mlm_loss, rerank, sample_hard_negatives
+from vlnotes.albef import ALBEF, itc_loss, itm_loss, mlm_loss, rerank, sample_hard_negatives, sinusoids
 from vlnotes.clip import CLIP, encode_images, encode_texts
 from vlnotes.contrastive import clip_loss, soft_info_nce
 from vlnotes.fusion import FusionEncoder
@@ -377,6 +377,30 @@ def test_masks_and_negatives_follow_from_seed_and_step_alone(choices):
     assert not torch.equal(draws(later, 0)[0], draws(later, 0)[0])  # the next step hides other words
     assert not torch.equal(same[0], draws(tiny(mask_probability=0.5, seed=1).train(), 0)[0])
     assert (tiny(mask_probability=0.0).train()(batch())["mlm"]).item() == 0
+
+
+def test_places_are_sinusoids_of_both_axes():
+    code = sinusoids(8, 3, 4, longest=100.0)  # frequencies 1 and 0.1
+    assert code.shape == (8, 3, 4)
+    for row, column in ((0, 0), (2, 3), (1, 2)):
+        angles = [f * at for at in (column, row) for f in (1.0, 0.1)]
+        x, y = angles[:2], angles[2:]
+        by_hand = [fn(a) for axis in (x, y) for fn in (math.sin, math.cos) for a in axis]
+        torch.testing.assert_close(code[:, row, column], 0.7 * torch.tensor(by_hand))
+    assert sinusoids(6, 2, 2).shape == (6, 2, 2)
+    with pytest.raises(ValueError, match="columns 0"):
+        sinusoids(8, 2, 0)
+
+
+def test_above_is_a_linear_question_to_the_places():
+    code = sinusoids(32, 8, 8).flatten(1).T.double()  # (64, 32)
+    assert code.pow(2).mean().sqrt() == pytest.approx(0.5, abs=0.02)
+    for height in (torch.arange(64) // 8, torch.arange(64) % 8):
+        height = height.double() - 3.5
+        read = code @ torch.linalg.lstsq(code, height[:, None]).solution
+        assert (read[:, 0] - height).abs().max() < 0.2
+    near, far = (code[0] - code[9]).norm(), (code[0] - code[36]).norm()
+    assert near < 0.8 * far
 
 
 def test_a_picture_is_a_class_token_and_its_grid_in_reading_order():

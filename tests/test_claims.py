@@ -7,9 +7,10 @@ import re
 import pytest
 import torch
 
-from vlnotes import claims
+from vlnotes import claims, world
 from vlnotes.__main__ import main as command
 from vlnotes.claims import Claim, Study, judge
+from vlnotes.text import encode
 
 calls = []
 
@@ -333,3 +334,74 @@ def test_fine_tuning_forgets_queues_and_nothing_else():
     assert int(fresh.steps) == 0
     assert torch.equal(fresh.student.door.weight, old.student.door.weight)
     assert not torch.equal(fresh.image_queue.features, old.image_queue.features)
+
+
+@pytest.fixture
+def small_weights(monkeypatch):
+    from vlnotes.albef import ALBEF
+    from vlnotes.claims import downstream
+    from vlnotes.clip import CLIP
+
+    tokenizer = downstream.load("clip-paper")[1]
+    made = {
+        "clip-paper": CLIP.tiny(len(tokenizer), seed=3),
+        "albef-paper": ALBEF.tiny(len(tokenizer), layers=1, size=32, queue_size=0, seed=4),
+    }
+    monkeypatch.setattr(downstream, "load", lambda name: (made[name].eval(), tokenizer))
+    downstream._drawn.cache_clear()
+    yield made
+    downstream._drawn.cache_clear()
+
+
+@pytest.mark.parametrize("arm", ["decoder", "classifier", "two pictures", "entailment"])
+def test_a_run_of_downstream_tries_each_head(small_weights, arm):
+    from vlnotes.claims import downstream
+
+    small = {"pictures": 60, "tested": 60, "steps": 2, "assignment_steps": 1, "batch_size": 4, "size": 32}
+    settings = downstream.STUDY.settings(f"{arm}, albef-paper") | small
+    settings["assignment_steps"] *= arm == "two pictures"
+    found = downstream.run(settings, 0)
+    kinds = {name.removeprefix("accuracy ") for name in found if name.startswith("accuracy ")}
+    known = {"two pictures": set(settings["kinds"]), "entailment": {"count", "rel"}}.get(arm, set(world.QUESTION_KINDS))
+    assert kinds == known and len(found["loss_curve"]) == 2
+    assert all(0 <= found[name] <= 1 for name in ("accuracy", *(f"accuracy {kind}" for kind in kinds)))
+    assert found == downstream.run(settings, 0)
+
+
+def test_the_three_starts_of_downstream(small_weights):
+    from vlnotes.claims import downstream
+
+    trained, towers, fresh = (downstream.begin(start, seed=5)[0].student for start in ("albef", "towers", "random"))
+    assert trained is small_weights["albef-paper"].student
+    own, given = towers.image_projection.weight, small_weights["clip-paper"].image_projection.weight
+    assert torch.equal(own, given) and not torch.equal(fresh.image_projection.weight, given)
+    assert torch.equal(towers.door.weight, fresh.door.weight)
+    assert not torch.equal(towers.door.weight, trained.door.weight)
+    with pytest.raises(ValueError, match="albef, towers, random"):
+        downstream.begin("half")
+
+
+@pytest.mark.parametrize("task", ["questions", "statements", "hypotheses", "assignments"])
+def test_tasks_carry_the_right_label(task):
+    from vlnotes.claims import downstream
+
+    tokenizer = downstream.load("clip-paper")[1]
+    asked, kinds = downstream.tasks(task, tokenizer, 60, "val", size=32)
+    assert len(kinds) == len(asked)
+    scenes = world.World("paper").scenes(60, "val", neighbours=False)
+    if task == "questions":
+        said = world.questions(scenes)
+        assert [world.answers("paper")[label] for label in asked.label] == [one.answer for one in said]
+    elif task == "statements":
+        said = world.statements(scenes, 60)
+        assert [bool(label) for label in asked.label] == [one.answer for one in said]
+    elif task == "hypotheses":
+        said = world.hypotheses(scenes)
+        assert [world.LABELS[label] for label in asked.label] == [one.label for one in said]
+        assert torch.equal(asked.images[asked.first], world.draw([one.scene for one in said], 32))
+    else:
+        said = world.assignments(world.pairs(scenes, size=32), 60)
+        assert asked.label.tolist() == [one.answer for one in said]
+    if task in ("statements", "assignments"):
+        assert (asked.first.tolist(), asked.second.tolist()) == ([o.left for o in said], [o.right for o in said])
+    assert asked.tokens["input_ids"].tolist() == encode(tokenizer, [one.text for one in said], 40)["input_ids"].tolist()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from vlnotes.albef import ALBEF
-from vlnotes.downstream import Answerer, Judge, PairFusion, PairJudge, predictions, softened, text_assignment
+from vlnotes.downstream import Answerer, Judge, PairFusion, PairJudge, Tasks, predictions, softened, text_assignment
 
 
 def dice(seed=0):
@@ -221,3 +221,33 @@ def test_the_share_of_the_answerers_teacher_grows_evenly():
             found.append(model(data)["loss"].item())
     assert found[1] - found[0] == pytest.approx((found[2] - found[0]) / 2, rel=1e-3)
     assert found[3] == pytest.approx(found[2]) and abs(found[2] - found[0]) > 1e-3
+
+
+def test_tasks_keep_texts_pictures_and_labels_together():
+    images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 2, 2)
+    length = torch.tensor([3, 1, 2, 1, 2])
+    mask = (torch.arange(5) < length[:, None]).long()
+    tokens = {"input_ids": (torch.arange(5)[:, None] + 10) * mask, "attention_mask": mask}
+    first, second, label = torch.tensor([3, 0, 1, 1, 2]), torch.tensor([0, 1, 2, 3, 0]), torch.arange(5)
+    tasks = Tasks(images, tokens, label, first, second)
+    seen = []
+    for step in range(2):
+        batch = tasks.batches(2, seed=1)(step)
+        rows = batch["label"]
+        seen += rows.tolist()
+        assert batch["image"][:, 0, 0, 0].tolist() == first[rows].tolist()
+        assert batch["image_other"][:, 0, 0, 0].tolist() == second[rows].tolist()
+        assert batch["input_ids"][:, 0].tolist() == (rows + 10).tolist()
+        assert batch["input_ids"].shape[1] == length[rows].max()
+    assert len(set(seen)) == 4
+    assert torch.cat([batch["label"] for batch in tasks.in_order(2)]).tolist() == [0, 1, 2, 3, 4]
+    assert len(tasks) == 5 and "image_other" not in Tasks(images, tokens, label, first).batch(label)
+    even = Tasks(images, {name: value[:4] for name, value in tokens.items()}, label[:4], first[:4])
+    twos = [even.batches(2, together=2)(step)["label"].tolist() for step in range(2)]
+    assert sorted(twos) == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="together is 2"):
+        tasks.batches(2, together=2)
+    with pytest.raises(ValueError, match="rows"):
+        Tasks(images, tokens, label[:4], first)
+    with pytest.raises(ValueError, match="there are 3"):
+        Tasks(images[:3], tokens, label, first)

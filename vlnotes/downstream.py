@@ -5,12 +5,14 @@ module has a slow teacher of its own.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlnotes._batches import Batch, epoch_indices, trim_padding
 from vlnotes.albef import ALBEF, Encoders, sample_hard_negatives
 from vlnotes.contrastive import soft_cross_entropy
 from vlnotes.fusion import FusionEncoder
@@ -33,6 +35,7 @@ def softened(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, dist
         Scalar tensor in nats.
 
     Equation: ALBEF (Li et al. 2021), section 5, visual entailment.
+    Notebook: 07_downstream, section 4.
     """
     loss = F.cross_entropy(logits.float(), labels)
     if teacher_logits is None or distill_weight == 0:
@@ -122,6 +125,7 @@ class PairFusion(nn.Module):
         fusion: trained on one picture; copied.
 
     Equation: ALBEF (Li et al. 2021), section 5 and Figure 3, natural language for visual reasoning.
+    Notebook: 07_downstream, section 3.
     """
 
     def __init__(self, fusion: FusionEncoder):
@@ -365,6 +369,9 @@ class Answerer(nn.Module):
 
         Raises:
             ValueError: k below 1.
+
+        Equation: ALBEF (Li et al. 2021), section 5, visual question answering.
+        Notebook: 07_downstream, section 2.
         """
         if k < 1:
             raise ValueError(f"k is {k}; expected 1 or more candidates to read whole")
@@ -380,6 +387,94 @@ class Answerer(nn.Module):
             words = logits.gather(2, ids[:, 1:, None]).squeeze(2) * known[:, 1:]
             scores[torch.arange(len(fused), device=fused.device), column] = words.sum(1)
         return scores
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Texts about pictures, with the label of each, in memory: what the heads learn from and are tried on.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        tokens: input_ids and attention_mask, each (M, L).
+        label: (M,) int64.
+        first: (M,) int64, the picture of each text.
+        second: (M,) int64, the other picture of each, where there are two; else None.
+
+    Raises:
+        ValueError: not one row of tokens, label and picture a text; pictures that are not there.
+    """
+
+    images: Tensor
+    tokens: dict[str, Tensor]
+    label: Tensor
+    first: Tensor
+    second: Tensor | None = None
+
+    def __post_init__(self):
+        columns = [*self.tokens.values(), self.first, *([] if self.second is None else [self.second])]
+        counts = [len(column) for column in (self.label, *columns)]
+        if len(set(counts)) != 1 or not counts[0]:
+            raise ValueError(f"expected one row of everything a text, at least one; got {counts} rows")
+        shown = torch.cat([self.first, *([] if self.second is None else [self.second])])
+        if not 0 <= int(shown.min()) <= int(shown.max()) < len(self.images):
+            raise ValueError(
+                f"pictures {int(shown.min())} to {int(shown.max())} are asked for; there are {len(self.images)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Some of the texts as the heads take them.
+
+        Args:
+            rows: (B,) int64.
+
+        Returns:
+            dict(image, label, input_ids, attention_mask), with image_other where there are two pictures; padding that
+            all texts share is cut.
+        """
+        batch = {"image": self.images[self.first[rows]], "label": self.label[rows]}
+        if self.second is not None:
+            batch["image_other"] = self.images[self.second[rows]]
+        return trim_padding(batch | {name: value[rows] for name, value in self.tokens.items()})
+
+    def batches(self, batch_size: int = 48, seed: int = 0, *, together: int = 1) -> Callable[[int], Batch]:
+        """Shuffled batches for `vlnotes.train.train`.
+
+        Args:
+            batch_size: B.
+            seed: of the shuffles.
+            together: so many texts in a row are never parted: 4 for statements, whose four pairs belong together. It
+                divides M and B.
+
+        Returns:
+            A function step -> batch.
+
+        Raises:
+            ValueError: groups that do not fill texts or batches.
+        """
+        if together < 1 or len(self) % together or batch_size % together:
+            raise ValueError(
+                f"together is {together}; expected a divisor of {len(self)} texts and of batches of {batch_size}"
+            )
+
+        def batch_at(step: int) -> Batch:
+            groups = epoch_indices(step, len(self) // together, batch_size // together, seed)
+            return self.batch((groups[:, None] * together + torch.arange(together)).flatten())
+
+        return batch_at
+
+    def in_order(self, batch_size: int = 250) -> Iterable[Batch]:
+        """All texts once, for `predictions`.
+
+        Args:
+            batch_size: B; the last batch may be smaller.
+
+        Returns:
+            Batches, one after another.
+        """
+        return (self.batch(rows) for rows in torch.arange(len(self)).split(batch_size))
 
 
 @torch.no_grad()

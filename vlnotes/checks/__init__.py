@@ -27,16 +27,19 @@ from vlnotes.checks.n05_albef_fusion import (
     two_stages,
 )
 from vlnotes.checks.n06_gradcam import hit, looks_around, sentence_of, weigh_channels, word_map
+from vlnotes.checks.n07_downstream import balanced, entailment_loss, rank_answers, shared_parameters
 
 __all__ = [
     "Exercise",
     "Verdict",
     "back_in_order",
+    "balanced",
     "bite",
     "ceiling",
     "chance",
     "collapsed",
     "cosine",
+    "entailment_loss",
     "false_captions",
     "follow_once",
     "gradient_of_logits",
@@ -57,7 +60,9 @@ __all__ = [
     "queue_ages",
     "r_at_1",
     "ramp",
+    "rank_answers",
     "sentence_of",
+    "shared_parameters",
     "soft_words",
     "swap_lies",
     "targets_with_ids",

@@ -5,7 +5,7 @@
 
 import sys
 
-from vlnotes.claims import clip, domains, moco
+from vlnotes.claims import clip, domains, downstream, moco
 from vlnotes.claims.engine import (
     ENOUGH,
     RUNS,
@@ -44,7 +44,7 @@ __all__ = [
     "verdict",
 ]
 
-STUDIES = {study.name: study for study in (domains.STUDY, clip.TEMPERATURE, moco.STUDY)}
+STUDIES = {study.name: study for study in (domains.STUDY, clip.TEMPERATURE, moco.STUDY, downstream.STUDY)}
 CLAIMS = [*moco.CLAIMS]
 
 
