@@ -60,36 +60,50 @@ def test_a_model_without_fusion_has_the_cosine_alone():
     assert list(found) == ["itc", "itm"]
 
 
-def test_a_hidden_word_counts_with_any_synonym(monkeypatch):
-    tokenizer = tokens_of(SCENES)
-    model = ALBEF.tiny(len(tokenizer), layers=1, queue_size=0)
-    words = {"noun": "shape", "colour": "colour"}
-    asked = {}
+def oracle_of(model, tokenizer, synonyms):
+    """Says a synonym of the right word if the picture is the scene's own, nonsense if not; and what it was asked."""
+    asked = []
 
     def oracle(ids, mask, image_tokens, labels):
-        """Says a synonym of the right word if the picture is the scene's own, nonsense if not."""
         own = model.student.see(draw(SCENES)).tokens
         out = torch.zeros(int((labels != -100).sum()), len(tokenizer))
-        rows = (labels != -100).nonzero()
-        for at, (row, place) in enumerate(rows.tolist()):
+        for at, (row, place) in enumerate((labels != -100).nonzero().tolist()):
             hidden = tokenizer.convert_ids_to_tokens(int(labels[row, place]))
             assert ids[row, place] == tokenizer.mask_token_id
-            asked.setdefault(hidden, 0)
+            asked.append(hidden)
             match = torch.equal(image_tokens[row], own[row])
             names = next(s for s in synonyms if hidden in s)
             guess = next((n for n in names if n != hidden and n in tokenizer.get_vocab()), hidden)
             out[at, tokenizer.convert_tokens_to_ids(guess if match else "[PAD]")] = 1
         return out
 
+    return oracle, asked
+
+
+def test_a_hidden_word_counts_with_any_synonym(monkeypatch):
     from vlnotes.world.domains import domain_named
 
+    tokenizer = tokens_of(SCENES)
+    model = ALBEF.tiny(len(tokenizer), layers=1, queue_size=0)
+    words = ("noun", "colour")
     synonyms = [set(names) for role in words for names in domain_named("paper").words[role].values()]
-    monkeypatch.setattr(model.student, "hidden_words", oracle)
-    found = word_scores(model, tokenizer, SCENES, tuple(words))
+    monkeypatch.setattr(model.student, "hidden_words", oracle_of(model, tokenizer, synonyms)[0])
+    found = word_scores(model, tokenizer, SCENES, words)
     for role in words:
         assert found[role]["true"] == 1.0 and found[role]["shuffled"] == 0.0 and found[role]["words"] > 15
     with pytest.raises(ValueError, match="2 or more"):
         word_scores(model, tokenizer, SCENES[:1])
+
+
+def test_of_a_relation_the_telling_word_is_hidden(monkeypatch):
+    tokenizer = tokens_of(SCENES)
+    model = ALBEF.tiny(len(tokenizer), layers=1, queue_size=0)
+    oracle, asked = oracle_of(model, tokenizer, [{"left"}, {"right"}, {"above", "over"}, {"below", "under"}])
+    monkeypatch.setattr(model.student, "hidden_words", oracle)
+    found = word_scores(model, tokenizer, SCENES, ("relation",), kind="rel")["relation"]
+    assert found["true"] == 1.0 and found["shuffled"] == 0.0 and found["words"] == len(asked) // 2 > 15
+    assert {"left", "right", "above"} <= set(asked)
+    assert word_scores(model, tokenizer, SCENES, ("relation",)) == {}  # full captions have none
 
 
 def test_looking_at_the_thing_scores_and_looking_away_does_not(monkeypatch):

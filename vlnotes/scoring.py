@@ -13,9 +13,20 @@ from vlnotes import gradcam
 from vlnotes.albef import ALBEF
 from vlnotes.metrics import winoground_scores
 from vlnotes.text import IGNORE, encode
-from vlnotes.world import EDITS, Caption, Scene, captions, draw, grounded_words, masks, winoground, word_regions
+from vlnotes.world import (
+    EDITS,
+    Caption,
+    Grounded,
+    Scene,
+    captions,
+    draw,
+    grounded_words,
+    masks,
+    winoground,
+    word_regions,
+)
 from vlnotes.world.captions import article
-from vlnotes.world.domains import domain_named
+from vlnotes.world.domains import CONCEPTS, FILLERS, domain_named
 
 ROLES = ("noun", "colour", "texture", "size", "relation")
 ATTRIBUTE = {"noun": "shape", "colour": "colour", "texture": "texture", "size": "size"}
@@ -103,7 +114,8 @@ def word_scores(
         model: an `ALBEF`, used in eval mode.
         tokenizer: the one that it learnt with.
         scenes: N scenes, at least two.
-        roles: of the words to hide; the first word of each role in each caption is.
+        roles: of the words to hide; the first word of each role in each caption is. Of a "relation" that word is
+            hidden which tells ("left" of "to the left of"); captions of kind "rel" have one.
         kind: of captions.
         size: pixels a side.
         length: L, most tokens a caption.
@@ -129,13 +141,13 @@ def word_scores(
             word = next(iter(grounded_words(scene, caption, (role,))), None)
             if word is None:
                 continue
-            at = gradcam.span_tokens(offsets[row : row + 1], torch.zeros(1, dtype=torch.long), [word[:2]])[0].nonzero()
+            place, as_good = _telling(scene, word)
+            at = gradcam.span_tokens(offsets[row : row + 1], torch.zeros(1, dtype=torch.long), [place])[0].nonzero()
             if len(at) != 1:  # cut off, or not one token
                 continue
             at = int(at[0, 0])
             labels[row, at], ids[row, at] = ids[row, at], tokenizer.mask_token_id
-            concept = getattr(scene.objects[word.objects[0]], ATTRIBUTE[role])
-            right.append(set(tokenizer.convert_tokens_to_ids(list(domain_named(scene.domain).words[role][concept]))))
+            right.append(set(tokenizer.convert_tokens_to_ids(as_good)))
         if not right:
             continue
         shares = {}
@@ -275,6 +287,17 @@ def _expression(scene: Scene, thing: int) -> str:
     words, it = domain_named(scene.domain).words, scene.objects[thing]
     said = f"{words['colour'][it.colour][0]} {words['noun'][it.shape][0]}"
     return f"{article(said)} {said}"
+
+
+def _telling(scene: Scene, word: Grounded) -> tuple[tuple[int, int], list[str]]:
+    """Where the word stands that tells, "left" of "to the left of", and all words that would be as true there."""
+    words = domain_named(scene.domain).words[word.role]
+    if word.role != "relation":
+        return (word.start, word.end), list(words[getattr(scene.objects[word.objects[0]], ATTRIBUTE[word.role])])
+    said = next(part for part in word.word.split() if part not in FILLERS)
+    start = word.start + word.word.index(said)
+    parts = {part for phrase in words[CONCEPTS[said][1]] for part in phrase.split()}
+    return (start, start + len(said)), sorted(parts - set(FILLERS))
 
 
 def _said(scene: Scene, kind: str) -> Caption:

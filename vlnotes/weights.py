@@ -85,7 +85,7 @@ RECIPES = {
         neighbours=0.5,
         pictures=16_000,
         batch_size=48,
-        steps=3600,
+        steps=4800,
         learning_rate=1e-3,
         options={"layers": 3, "mask_probability": 0.3, "ramp_steps": 400},
     ),
@@ -360,6 +360,7 @@ def _looked(model: CLIP | ALBEF, tokenizer, recipe: Recipe) -> dict[str, dict]:
     found = {"binding": binding_scores(model, tokenizer, test, **shape)}
     if isinstance(model, ALBEF):
         found["words"] = word_scores(model, tokenizer, test, **shape)
+        found["words"] |= word_scores(model, tokenizer, test, ("relation",), kind="rel", **shape)
         pointed = expression_scores(model, tokenizer, test[: recipe.part], **shape)
         found["pointing"] = {row["way"]: row["pointing"] for row in pointed}
     return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
