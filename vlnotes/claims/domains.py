@@ -13,10 +13,7 @@ from vlnotes.text import encode, train_tokenizer
 from vlnotes.train import pair_batches, train
 
 STREAM = ("paper", "neon", "chalk", "garden", "harbour")
-TINY = {
-    **{"pictures": 6000, "captions": "full", "steps": 200, "batch_size": 128, "gallery": 1000},
-    "positions": "rotary",  # of the words; `CLIP.tiny` has no others
-}
+TINY = {"pictures": 6000, "captions": "full", "steps": 200, "batch_size": 128, "gallery": 1000}
 LENGTH = 32  # tokens a caption, as in the runs on record; 13 of paper's 6,000 captions lose their end, 4 of neon's
 GATES = {"drop": 40, "joint": 10, "forgetting": 20}  # points of any-true recall at 1
 
