@@ -1,5 +1,6 @@
 """Claims: verdicts on planted effects, runs that are kept and gone on with, tables that are made from them."""
 
+import copy
 import json
 import math
 import re
@@ -405,3 +406,49 @@ def test_tasks_carry_the_right_label(task):
     if task in ("statements", "assignments"):
         assert (asked.first.tolist(), asked.second.tolist()) == ([o.left for o in said], [o.right for o in said])
     assert asked.tokens["input_ids"].tolist() == encode(tokenizer, [one.text for one in said], 40)["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("change", [{}, {"places": "random"}, {"objective": "itm"}])
+def test_a_run_of_relations_asks_for_them_alone(small_weights, monkeypatch, change):
+    from vlnotes.claims import relations
+
+    tokenizer = relations.load("clip-paper")[1]
+    monkeypatch.setattr(relations, "load", lambda name: (copy.deepcopy(small_weights[name]), tokenizer))
+    small = {"pictures": 20, "steps": 2, "batch_size": 4, "size": 32, "tested": 20}
+    found = relations.run(relations.TINY | small | change, 0)
+    assert {"hidden", "hidden_shuffled", "flip", "colour"} < found.keys() and len(found["loss_curve"]) == 2
+    assert found == relations.run(relations.TINY | small | change, 0)
+
+
+def test_relations_hide_the_telling_words_and_freeze_the_towers(small_weights):
+    from vlnotes.claims import relations
+
+    tokenizer = relations.load("clip-paper")[1]
+    albef, asked = copy.deepcopy(small_weights["albef-paper"]), {}
+    ids = encode(tokenizer, ["a ring to the left of a drop", "a ring above a drop"], 12)
+    telling = torch.tensor(tokenizer.convert_tokens_to_ids(["left", "above"]))
+    model = relations.Asked(albef, telling, "mlm")
+
+    def hidden_words(input_ids, mask, seen, labels):
+        asked.update(ids=input_ids, labels=labels)
+        return torch.zeros(int((labels != -100).sum()), len(tokenizer), requires_grad=True)
+
+    albef.student.hidden_words = hidden_words
+    loss = model({"image": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), **ids})["loss"]
+    assert float(loss.detach()) == pytest.approx(math.log(len(tokenizer)), rel=1e-5)
+    told = asked["labels"] != -100
+    assert tokenizer.convert_ids_to_tokens(asked["labels"][told]) == ["left", "above"]
+    assert (asked["ids"][told] == tokenizer.mask_token_id).all() and (asked["ids"] != ids["input_ids"]).equal(told)
+    towers = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad and "student" in name}
+    assert towers == {"image_encoder", "text_encoder", "image_projection", "text_projection"}
+    with pytest.raises(ValueError, match="mlm, itm"):
+        relations.Asked(albef, telling, "both")
+
+
+def test_flipped_couples_stand_side_by_side():
+    from vlnotes.claims import relations
+
+    data = relations._couples("paper", 12, 32)
+    for one, other in zip(data.scenes[::2], data.scenes[1::2], strict=True):
+        assert world.edits(one)["flip_relation"] == other
+    assert all(caption.kind == "rel" for caption in data.captions)

@@ -85,7 +85,8 @@ def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys, start
     again = start(folder, tmp_path / "b", **{**options, "progress": True})
     assert "going on with the unfinished run" in capsys.readouterr().out
     assert asked == list(range(third, options["steps"]))  # and not from the start
-    assert again["scores"] == whole["scores"] and again["last"] == whole["last"]
+    assert again["scores"] == whole["scores"]
+    assert again["last"] == pytest.approx(whole["last"], rel=1e-5)  # sums in another order differ in the last digits
 
 
 @pytest.mark.parametrize("other", [{"batch_size": 8}, {"size": 48}, {"length": 16}, {"image": "resnet18"}])
