@@ -3,14 +3,15 @@
 Every iterate of both is the kernel of the costs, its rows and columns stretched: T = diag(a) exp(-t D / beta) diag(b).
 So the matrix needs one multiplication a step, and the stretching stays in two vectors for as long as the numbers
 allow (a matrix walks through the cache in tiles, once a step). Now and then both vectors are folded in, and entries
-below a floor are lifted onto it: a part in 10^18 of the product of its marginals in float32, in 10^150 in float64. No result
-shows that, but without a floor most of a plan would sink into denormal numbers, which are slow, and then to zero.
+below a floor are lifted onto it: a part in 10^18 of the product of its marginals in float32, in 10^150 in float64. No
+result shows that, but without a floor most of a plan would sink into denormal numbers, which are slow, and then to
+zero.
 
 How the numbers are held is chosen by the span of the costs: the largest entry over beta, after the cheapest entry of
-each row and then of each column has been subtracted. Up to 12, plain numbers in the dtype of the cost. Up to 300, float32
-keeps the plan it works on in float64, the kernel in float32 (slower by half). Beyond, the same steps are taken
-with logarithms in float64: right for any beta, but several times slower. A device without float64 uses plain numbers up
-to 40 and float32 logarithms beyond. Besides the cost, two matrices of its size are held, or three.
+each row and then of each column has been subtracted. Up to 12, plain numbers in the dtype of the cost. Up to 300,
+float32 keeps the plan it works on in float64, the kernel in float32 (slower by half). Beyond, the same steps are
+taken with logarithms in float64: right for any beta, but several times slower. A device without float64 uses plain
+numbers up to 40 and float32 logarithms beyond. Besides the cost, two matrices of its size are held, or three.
 """
 
 import math
