@@ -33,10 +33,9 @@ def naive_ipot(cost, mu, nu, beta, outer, inner):
     for _ in range(outer):
         q = torch.exp(-cost / beta) * plan
         for _ in range(inner):
-            a = torch.stack([mu[i] / sum(q[i, j] * b[j] for j in range(c)) for i in range(n)])
+            a = [mu[i] / sum(q[i, j] * b[j] for j in range(c)) if mu[i] > 0 else mu[i] for i in range(n)]
             b = [nu[j] / sum(q[i, j] * a[i] for i in range(n)) if nu[j] > 0 else nu[j] for j in range(c)]
-            b = torch.stack(b)
-        plan = a[:, None] * q * b
+        plan = torch.stack(a)[:, None] * q * torch.stack(b)
     return plan
 
 
