@@ -26,18 +26,19 @@ def costs(*shape, seed=0):
 def exact(cost, mu=None, nu=None):
     import ot
 
-    masses = [torch.full((n,), 1 / n, dtype=torch.float64) if m is None else m for n, m in zip(cost.shape, (mu, nu))]
+    given = zip(cost.shape, (mu, nu), strict=True)
+    masses = [torch.full((n,), 1 / n, dtype=torch.float64) if m is None else m for n, m in given]
     return float(ot.emd2(masses[0].numpy(), masses[1].numpy(), cost.numpy(), numItermax=10**7))
 
 
 def case(name):
     """The step of a case such as "256x4000" or "256x4000 POT"."""
     shape, _, peer = name.partition(" ")
-    cost = costs(*map(int, shape.split("x")))
+    n, c = map(int, shape.split("x"))
     if peer:
-        return lambda: exact(cost)
-    single = cost.float()
-    del cost
+        double = costs(n, c)
+        return lambda: exact(double)
+    single = costs(n, c).float()
     return lambda: ipot(single, beta=0.1, outer=50)
 
 
