@@ -27,14 +27,24 @@ from vlnotes.checks.n05_albef_fusion import (
     two_stages,
 )
 from vlnotes.checks.n06_gradcam import hit, looks_around, sentence_of, weigh_channels, word_map
+from vlnotes.checks.n08_optimal_transport import (
+    carriers,
+    cheapest_pairing,
+    codebook_gradient,
+    log_sinkhorn,
+    repaired,
+)
 
 __all__ = [
     "Exercise",
     "Verdict",
     "back_in_order",
     "bite",
+    "carriers",
     "ceiling",
     "chance",
+    "cheapest_pairing",
+    "codebook_gradient",
     "collapsed",
     "cosine",
     "false_captions",
@@ -46,6 +56,7 @@ __all__ = [
     "hit",
     "info_nce",
     "itc_logits",
+    "log_sinkhorn",
     "looks_around",
     "lowest_loss",
     "mask_false_negatives",
@@ -57,6 +68,7 @@ __all__ = [
     "queue_ages",
     "r_at_1",
     "ramp",
+    "repaired",
     "sentence_of",
     "soft_words",
     "swap_lies",
