@@ -124,7 +124,7 @@ def _log_sinkhorn() -> Exercise:
         return ((f[:, None] + g - cost) / epsilon).exp()
 
     def plain_numbers(cost, mu, nu, epsilon, rounds):
-        """exp(-cost / epsilon) is 0 in float32 where cost / epsilon is above 104. Stay with logarithms: 0 / 0 is NaN."""
+        """exp(-cost / epsilon) is 0 in float32 where cost / epsilon is above 104, and 0 / 0 is NaN. Use logarithms."""
         K, b = torch.exp(-cost / epsilon), torch.ones_like(nu)
         for _ in range(rounds):
             a = mu / (K @ b)
