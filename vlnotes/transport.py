@@ -85,6 +85,7 @@ def ipot(
             outer or inner out of range, NaN or infinity.
 
     Equation: IPOT (Xie et al. 2019), algorithm 1.
+    Notebook: 08_optimal_transport, section 4.
     """
     _check_number(beta, "beta", above=True)
     _check_count(outer, "outer")
@@ -127,6 +128,7 @@ def sinkhorn(
         ValueError: as for `ipot`.
 
     Equation: Cuturi 2013, algorithm 1.
+    Notebook: 08_optimal_transport, section 3.
     """
     _check_number(epsilon, "epsilon", above=True)
     _check_count(iterations, "iterations")
@@ -268,43 +270,43 @@ def _scale(cost, mu, nu, beta, outer, inner, tol, plan) -> int | None:
     kernel.mul_(-1 / (beta * roots)).exp_()
     R = kernel if outer == 1 else torch.ones_like(kernel, dtype=dtype)
     mu, nu, shift = mu.to(dtype), nu.to(dtype), shift.to(dtype)
-    tiles = [(R[p, i], kernel[p, i], mu[p, i], p, i) for p, i in parts]
 
     fold = max(1, min(outer, int(FADES[dtype] / max(span, 1e-9))))  # so many steps cannot push R into the denormals
     v = (-shift).exp()  # (P, C)
     before = 1 / nu  # T starts as ones, so its column factors w · nu are 1
-    a, w = torch.ones_like(mu), torch.ones_like(nu)
+    a, columns, w = torch.ones_like(mu), torch.ones_like(nu), torch.ones_like(nu)
+    tiles = [(R[p, i], kernel[p, i], mu[p, i], a[p, i], v[p], columns[p], p, i) for p, i in parts]  # views, made once
     rounds, done = 0, False
     for step in range(1, outer + 1):
         rows = None  # (P, N), row sums; the check makes them, the next round needs them
         for turn in range(inner):
-            columns = torch.zeros_like(nu)
-            for tile, G, mass, p, i in tiles:
+            columns.zero_()
+            for tile, G, mass, left, right, sums, p, i in tiles:
                 for _ in range(roots if turn == 0 and outer > 1 else 0):
                     tile.mul_(G)
-                a[p, i] = (_times(tile, v[p]) if rows is None else rows[p, i]).reciprocal_()
-                columns[p] += _times(tile.mT, mass * a[p, i])
-            w = columns.reciprocal_()
-            v = nu * w
+                torch.reciprocal(_times(tile, right) if rows is None else rows[p, i], out=left)
+                sums += _times(tile.mT, mass * left)
+            w = columns.reciprocal()
+            torch.mul(nu, w, out=v)
             rounds += 1
             if tol is not None and (outer == 1 or turn == inner - 1):
                 rows = torch.empty_like(mu)
-                for tile, _, _, p, i in tiles:
-                    rows[p, i] = _times(tile, v[p])
+                for tile, _, _, _, right, _, p, i in tiles:
+                    rows[p, i] = _times(tile, right)
                 done = bool(((a * rows - 1).abs() * mu).sum(-1).max() <= tol)
                 if done:
                     break
         if done or step == outer:
             break
-        v = v * (w / before)
+        v.mul_(w / before)
         before = w
         if step % fold == 0:
-            for tile, _, _, p, i in tiles:
-                tile.mul_(a[p, i, None]).mul_(w[p, None]).clamp_(FLOOR[dtype], 1 / FLOOR[dtype])
-            v, before = v / w, torch.ones_like(w)
-    left, right = mu * a, nu * w
-    for tile, _, _, p, i in tiles:
-        plan[p, i] = tile.mul_(left[p, i, None]).mul_(right[p, None])
+            for tile, _, _, left, _, _, p, _ in tiles:
+                tile.mul_(left[:, :, None]).mul_(w[p, None]).clamp_(FLOOR[dtype], 1 / FLOOR[dtype])
+            v.div_(w)
+            before = torch.ones_like(w)
+    for tile, _, mass, left, right, _, p, i in tiles:  # v is nu · w here
+        plan[p, i] = tile.mul_((mass * left)[:, :, None]).mul_(right[:, None])
     if not bool(plan.sum().isfinite()):
         return None
     return rounds if outer == 1 else step
