@@ -95,6 +95,7 @@ def test_equal_costs_give_the_product_of_the_marginals():
 def test_ipot_equals_the_papers_loop(beta, outer, inner, tile, held, monkeypatch):
     monkeypatch.setattr(transport, "_tile_entries", lambda x: tile)
     cost, mu, nu = cosine_costs(5, 4), masses(5), masses(4, seed=1)
+    cost = cost + torch.tensor([0.0, 0.3, 0.5, 0.1]).double() + torch.arange(5)[:, None] / 10  # dear columns and rows
     expected = naive_ipot(cost, mu, nu, beta, outer, inner)
     made = ipot(cost, mu, nu, beta=beta, outer=outer, inner=inner)
     torch.testing.assert_close(made.plan, expected, rtol=1e-9, atol=1e-12)
@@ -242,6 +243,18 @@ def test_float32_stays_with_float64_at_small_beta(beta):
     single, double = ipot(cost, beta=beta), ipot(cost.double(), beta=beta)
     assert float(single.value) == pytest.approx(float(double.value), rel=1e-4)
     assert float(single.row_error) == pytest.approx(float(double.row_error), rel=0.02, abs=1e-5)
+
+
+def test_float32_keeps_what_is_dear_but_needed():
+    """On a line that must be moved far, the plan rests on entries that no row and no column finds cheap."""
+    places = torch.linspace(0, 1, 20, dtype=torch.float64)
+    cost = (places[:, None] - torch.linspace(0.5, 2.5, 15, dtype=torch.float64)) ** 2
+    for beta in (0.02, 0.01, 0.005):  # spans of 188 and beyond
+        single, double = ipot(cost.float(), beta=beta, outer=8), ipot(cost, beta=beta, outer=8)
+        torch.testing.assert_close(single.plan.double(), double.plan, rtol=1e-2, atol=1e-5)
+    forced, mu = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double(), torch.tensor([0.9, 0.1]).double()
+    single, double = (ipot(c, mu.to(c.dtype), beta=0.01, outer=2, inner=30) for c in (forced.float(), forced))
+    assert float(single.plan[0, 1]) == pytest.approx(float(double.plan[0, 1]), rel=1e-4)  # through exp(-100)
 
 
 def test_no_entry_of_the_work_sinks_into_denormals(monkeypatch):
