@@ -151,7 +151,8 @@ def codebook_loss(
     """The teacher's features are transported to the codewords; each student predicts where the other modality went.
 
     plan_i = assign(1 - v' · c), plan_t = assign(1 - w' · c);  transport = <plan_i, 1 - v' · c> + <plan_t, 1 - w' · c>;
-    text_to_prototype = H(rows of plan_i, softmax(w · c / t)), image_to_prototype = H(rows of plan_t, softmax(v · c / t))
+    text_to_prototype = H(rows of plan_i, softmax(w · c / t));
+    image_to_prototype = H(rows of plan_t, softmax(v · c / t))
 
     The rows of a plan sum to about 1 / N, so as targets they are divided by their sum. `transport` treats plan and
     features as given: it moves the codebook and nothing else. The other two reach the students and the codebook.
@@ -515,13 +516,16 @@ class CODIS(ALBEF):
 @contextmanager
 def _overheard(encoders: Encoders, layers: tuple[str, str]) -> Iterator[tuple[list, list]]:
     """What one layer of the image tower and one of the text tower say while the block runs, an entry a call."""
-    kept, handles = ([], []), []
-    for tower, name, said in zip((encoders.image_encoder, encoders.text_encoder), layers, kept, strict=True):
+    towers, kept, found = (encoders.image_encoder, encoders.text_encoder), ([], []), []
+    for tower, name in zip(towers, layers, strict=True):
         try:
-            layer = tower.get_submodule(name)
+            found.append(tower.get_submodule(name))
         except AttributeError as error:
-            raise ValueError(f"{type(tower).__name__} has no layer {name!r}: {error}") from error
-        handles.append(layer.register_forward_hook(lambda _, given, out, said=said: said.append(out)))
+            raise ValueError(f"early: {type(tower).__name__} has no layer {name!r}: {error}") from error
+    handles = [
+        layer.register_forward_hook(lambda _, given, out, said=said: said.append(out))
+        for layer, said in zip(found, kept, strict=True)
+    ]
     try:
         yield kept
     finally:
