@@ -533,6 +533,17 @@ def test_a_second_layer_is_aligned_by_projections_of_its_own():
     assert names == []  # nothing listens on
     crossed = tiny(objectives=("itc",), early=early).train()(batch())
     assert {"itc", "early"} <= crossed.keys() and "ica" not in crossed
+    model = copy.deepcopy(before)
+    model.distill = ()  # the teacher has a say in both alignments or in none
+    expected = ica_loss(*four, temperature=before.temperature)
+    torch.testing.assert_close(model(data)["early"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_an_early_layer_leaves_the_towers_as_they_were():
+    plain, early = tiny(objectives=("itc",)), tiny(objectives=("itc",), early=("layers.8", "model.embeddings"))
+    for name, value in plain.student.state_dict().items():
+        assert torch.equal(early.student.state_dict()[name], value), name
+    assert all(module.training for module in early.modules())
 
 
 @pytest.mark.parametrize(
@@ -572,6 +583,7 @@ def test_codes_are_the_nearest_codewords():
         model.codebook.mul_(torch.arange(1.0, 6.0)[:, None])  # lengths do not count
     words = F.normalize(model.codebook.detach(), dim=1)
     assert model.codes(words[[3, 0, 4]] + 0.01).tolist() == [3, 0, 4]
+    assert model.codes((0.6 * words[0] + 0.4 * words[4])[None]).tolist() == [0]
 
 
 @pytest.mark.parametrize("compact", [False, True])

@@ -1,14 +1,17 @@
 """Optimal transport between the rows and the columns of a cost matrix: IPOT and Sinkhorn.
 
 Every iterate of both is the kernel of the costs, its rows and columns stretched: T = diag(a) exp(-t D / beta) diag(b).
-So the matrix needs one multiplication a step, and the stretching stays in two vectors for as long as the numbers allow
-(a matrix walks through the cache in tiles, once a step). Now and then both vectors are folded in, and entries below a
-floor are lifted onto it: a part in 10^12 of the product of its marginals in float32, in 10^30 in float64. No result
-can show that, but without a floor most of a plan would sink into denormal numbers, which are slow, and then to zero.
+So the matrix needs one multiplication a step, and the stretching stays in two vectors for as long as the numbers
+allow (a matrix walks through the cache in tiles, once a step). Now and then both vectors are folded in, and entries
+below a floor are lifted onto it: a part in 10^18 of the product of its marginals in float32, in 10^150 in float64. No
+result shows that, but without a floor most of a plan would sink into denormal numbers, which are slow, and then to
+zero.
 
-Where a row of costs spans more than 40 beta (float32) or 500 beta (float64), after the cheapest entry of each row and
-then of each column has been subtracted, the kernel itself would fade away. There the same steps are taken with
-logarithms, in float64 where the device has it: right for any beta, and several times slower.
+How the numbers are held is chosen by the span of the costs: the largest entry over beta, after the cheapest entry of
+each row and then of each column has been subtracted. Up to 12, plain numbers in the dtype of the cost. Up to 300,
+float32 keeps the plan it works on in float64, the kernel in float32 (slower by half). Beyond, the same steps are
+taken with logarithms in float64: right for any beta, but several times slower. A device without float64 uses plain
+numbers up to 40 and float32 logarithms beyond. Besides the cost, two matrices of its size are held, or three.
 """
 
 import math
@@ -20,8 +23,9 @@ from torch import Tensor
 
 from vlnotes.validate import check_device, check_finite, check_float
 
-FLOOR = {torch.float32: 1e-12, torch.float64: 1e-30}
-SPAN = {torch.float32: 40.0, torch.float64: 500.0}  # exp(-SPAN) times FLOOR is far from the smallest normal number
+FLOOR = {torch.float32: 1e-18, torch.float64: 1e-150}
+FADES = {torch.float32: 40.0, torch.float64: 300.0}  # exp(-this) times the floor is still a normal number
+NARROW = 12.0  # reduced costs up to this times beta: float32 stays as right as float64
 
 
 class Transport(NamedTuple):
@@ -56,8 +60,8 @@ def ipot(
     a = mu / (Q b), b = nu / (Qᵀ a) with Q = exp(-cost / beta) · last T (entry by entry), b carried on between steps
 
     With many inner rounds, step t is Sinkhorn's plan at epsilon = beta / t: stopping early smooths the plan, going on
-    leads to the exact one. Small beta takes longer steps, but one round then solves them less well. Rows and columns
-    without mass take no part. The gradient is that of the optimum (envelope theorem): the plan, held fixed; nothing
+    leads to the exact one. Small beta takes longer steps, but one round then solves them less well. A row or column
+    without mass ends empty. The gradient is that of the optimum (envelope theorem): the plan, held fixed; nothing
     flows back through the steps.
 
     Args:
@@ -81,6 +85,7 @@ def ipot(
             outer or inner out of range, NaN or infinity.
 
     Equation: IPOT (Xie et al. 2019), algorithm 1.
+    Notebook: 08_optimal_transport, section 4.
     """
     _check_number(beta, "beta", above=True)
     _check_count(outer, "outer")
@@ -123,6 +128,7 @@ def sinkhorn(
         ValueError: as for `ipot`.
 
     Equation: Cuturi 2013, algorithm 1.
+    Notebook: 08_optimal_transport, section 3.
     """
     _check_number(epsilon, "epsilon", above=True)
     _check_count(iterations, "iterations")
@@ -158,7 +164,7 @@ def _solve(name, cost, mu, nu, beta, outer, inner, tol) -> Transport:
         value, row_error = _finish(plan, flat, mu, nu)
         batch = cost.shape[:-2]
         plan = plan.view(cost.shape)
-    value = _Value.apply(wide if not cost.requires_grad else cost.to(wide.dtype), plan, value.view(batch))
+    value = _Value.apply(cost.to(wide.dtype), plan, value.view(batch))
     return Transport(plan, value, row_error.view(batch), steps)
 
 
@@ -210,8 +216,8 @@ def _check_count(value, name: str) -> None:
 
 
 def _tile_entries(x: Tensor) -> int:
-    """Few enough that two tiles stay in the cache of a core, enough to keep a GPU busy."""
-    return 2**16 * torch.get_num_threads() if x.device.type == "cpu" else 2**22
+    """Few enough that two tiles stay in the cache of a CPU (measured), enough to keep a GPU busy."""
+    return 2**18 * torch.get_num_threads() if x.device.type == "cpu" else 2**22
 
 
 def _groups(cost: Tensor, together: bool) -> list[slice]:
@@ -246,91 +252,82 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 def _scale(cost, mu, nu, beta, outer, inner, tol, plan) -> int | None:
     """All steps with plain numbers; writes the plan, its columns still off by rounding.
 
-    T_ij = mu_i a_i R_ij w_j nu_j, where R is held in `plan` and starts as ones. A step multiplies R by the kernel,
-    then makes the rows right for the column weights v, then the columns. v carries b on from the last step: with
-    b_new = (new column factor) / (old one), the next guess is new² / old, an extrapolation of the column factors.
+    T_ij = mu_i a_i R_ij w_j nu_j. R starts as ones. A step multiplies it by the kernel, then makes the rows right for
+    the column weights v, then the columns. v carries b on from the last step: b is the new column factor over the old
+    one, so the next guess is new² / old, an extrapolation of the column factors.
 
     Returns:
         Steps made (rounds, where outer is 1), or None where the kernel fades or a number overflowed.
     """
     parts = _parts(cost)
-    kernel, shift, span = _kernel(cost, mu, nu, beta, parts, out=plan if outer == 1 else torch.empty_like(plan))
-    if not span <= SPAN[cost.dtype]:
+    shift, span = _reduce(cost, mu, nu, parts, out=plan)
+    shift, span = shift / beta, span / beta
+    dtype = cost.dtype if span <= NARROW else _wide(cost)
+    if span > FADES[dtype]:
         return None
-    fold = max(
-        1, min(outer, int(SPAN[cost.dtype] / max(span, 1e-9)))
-    )  # this many steps keep R above the floor's square
-    floor = FLOOR[cost.dtype]
-    if outer > 1:
-        plan.fill_(1)
-    tiles = [(plan[p, i], kernel[p, i], mu[p, i], p, i) for p, i in parts]
-    v = torch.where(nu > 0, (-shift).exp(), 0)  # (P, C)
-    before = 1 / nu  # T starts as ones, so its column factors are 1 = nu · before
-    a, w = torch.ones_like(mu), torch.ones_like(nu)
-    rounds, error = 0, None
+    kernel = plan.to(dtype) if outer == 1 else plan
+    roots = 1 if outer == 1 else max(1, math.ceil(span / (2 * FADES[kernel.dtype])))
+    kernel.mul_(-1 / (beta * roots)).exp_()
+    R = kernel if outer == 1 else torch.ones_like(kernel, dtype=dtype)
+    mu, nu, shift = mu.to(dtype), nu.to(dtype), shift.to(dtype)
+
+    fold = max(1, min(outer, int(FADES[dtype] / max(span, 1e-9))))  # so many steps cannot push R into the denormals
+    v = (-shift).exp()  # (P, C)
+    before = 1 / nu  # T starts as ones, so its column factors w · nu are 1
+    a, columns, w = torch.ones_like(mu), torch.ones_like(nu), torch.ones_like(nu)
+    tiles = [(R[p, i], kernel[p, i], mu[p, i], a[p, i], v[p], columns[p], p, i) for p, i in parts]  # views, made once
+    rounds, done = 0, False
     for step in range(1, outer + 1):
-        ready = None  # row sums, where the last check has made them already
+        rows = None  # (P, N), row sums; the check makes them, the next round needs them
         for turn in range(inner):
-            columns = torch.zeros_like(nu)
-            for R, G, mass, p, i in tiles:
-                if turn == 0 and outer > 1:
-                    R.mul_(G)
-                rows = _times(R, v[p]) if ready is None else ready[p, i]
-                a[p, i] = rows.reciprocal_()
-                columns[p] += _times(R.mT, mass * a[p, i])
-            w = columns.reciprocal_()
-            v = nu * w
+            columns.zero_()
+            for tile, G, mass, left, right, sums, p, i in tiles:
+                for _ in range(roots if turn == 0 and outer > 1 else 0):
+                    tile.mul_(G)
+                torch.reciprocal(_times(tile, right) if rows is None else rows[p, i], out=left)
+                sums += _times(tile.mT, mass * left)
+            w = columns.reciprocal()
+            torch.mul(nu, w, out=v)
             rounds += 1
             if tol is not None and (outer == 1 or turn == inner - 1):
-                ready = torch.empty_like(mu)
-                for R, _, _, p, i in tiles:
-                    ready[p, i] = _times(R, v[p])
-                error = ((a * ready - 1).abs() * mu).sum(-1).max()
-                if error <= tol:
+                rows = torch.empty_like(mu)
+                for tile, _, _, _, right, _, p, i in tiles:
+                    rows[p, i] = _times(tile, right)
+                done = bool(((a * rows - 1).abs() * mu).sum(-1).max() <= tol)
+                if done:
                     break
-        if error is not None and error <= tol:
+        if done or step == outer:
             break
-        if step == outer:
-            break
-        v = v * (w / before)
+        v.mul_(w / before)
         before = w
         if step % fold == 0:
-            for R, _, _, p, i in tiles:
-                R.mul_(a[p, i, None]).mul_(w[p, None]).clamp_(min=floor)
-            v, before = v / w, torch.ones_like(w)
-    left, right = mu * a, nu * w
-    for R, _, _, p, i in tiles:
-        R.mul_(left[p, i, None]).mul_(right[p, None])
+            for tile, _, _, left, _, _, p, _ in tiles:
+                tile.mul_(left[:, :, None]).mul_(w[p, None]).clamp_(FLOOR[dtype], 1 / FLOOR[dtype])
+            v.div_(w)
+            before = torch.ones_like(w)
+    for tile, _, mass, left, right, _, p, i in tiles:  # v is nu · w here
+        plan[p, i] = tile.mul_((mass * left)[:, :, None]).mul_(right[:, None])
     if not bool(plan.sum().isfinite()):
         return None
     return rounds if outer == 1 else step
 
 
-def _kernel(cost, mu, nu, beta, parts, out) -> tuple[Tensor, Tensor, float]:
-    """exp(-(cost - cheapest of its row - cheapest of its column) / beta), the second shift / beta, and how far it spans.
+def _reduce(cost, mu, nu, parts, out) -> tuple[Tensor, float]:
+    """Writes cost - cheapest of its row - cheapest of its column; returns the second, (P, C), and the largest left.
 
-    A shift of a row changes no iterate: the next row factor undoes it. A shift of a column would, as the first b is
-    flat; the caller puts it into the first v. Rows and columns without mass are not asked.
+    Subtracting from a row changes no iterate: its next row factor undoes it. Subtracting from a column would, as the
+    first b is flat, so the first v must make up for it.
     """
-    full = bool((mu > 0).all()) and bool((nu > 0).all())
-    shift = cost.new_full(nu.shape, torch.inf)
     lowest = torch.empty_like(mu)
+    shift = torch.full_like(nu, torch.inf)
     for p, i in parts:
-        tile = cost[p, i] if full else cost[p, i].masked_fill((nu[p] == 0)[:, None], torch.inf)
-        lowest[p, i] = tile.amin(-1)
-        tile = tile - lowest[p, i, None]
-        if not full:
-            tile.masked_fill_((mu[p, i] == 0)[:, :, None], torch.inf)
-        torch.minimum(shift[p], tile.amin(-2), out=shift[p])
-    shift[nu == 0] = 0
+        lowest[p, i] = cost[p, i].amin(-1)
+        tile = torch.sub(cost[p, i], lowest[p, i, None], out=out[p, i])
+        shift[p] = torch.minimum(shift[p], tile.amin(-2))
     span = 0.0
     for p, i in parts:
-        tile = torch.sub(cost[p, i], lowest[p, i, None], out=out[p, i]).sub_(shift[p, None]).clamp_(min=0)
-        if not full:
-            tile.mul_((mu[p, i] > 0)[:, :, None]).mul_((nu[p] > 0)[:, None])
-        span = max(span, float(tile.max()) / beta)
-        tile.mul_(-1 / beta).exp_()
-    return out, shift / beta, span
+        span = max(span, float(out[p, i].sub_(shift[p, None]).max()))
+    return shift, span
 
 
 def _scale_logs(cost, mu, nu, beta, outer, inner, tol, plan) -> int:
@@ -343,13 +340,13 @@ def _scale_logs(cost, mu, nu, beta, outer, inner, tol, plan) -> int:
     parts = _parts(cost)
     log_mu, log_nu = mu.to(wide).log(), nu.to(wide).log()  # -inf where there is no mass
     empty, absent = log_mu.isneginf(), log_nu.isneginf()
-    v = torch.zeros_like(log_nu).masked_fill_(absent, -torch.inf)
+    v = torch.zeros_like(log_nu)
     g, g_before = torch.zeros_like(log_nu), torch.zeros_like(log_nu)
     f = torch.zeros_like(log_mu)
     rounds = 0
 
     def exponent(p, i, time, columns):  # (p, n, C) float64
-        return cost[p, i].to(wide).mul_(-time / beta).add_(columns[p, None])
+        return torch.mul(cost[p, i].to(wide), -time / beta).add_(columns[p, None])
 
     def rows_off(time):
         error = torch.zeros_like(f[:, 0])
@@ -371,9 +368,10 @@ def _scale_logs(cost, mu, nu, beta, outer, inner, tol, plan) -> int:
                 columns[p] += _times(share.mT, mu[p, i] / rows)
             g = v + log_nu - columns.to(wide).log()
             faint = (columns < tiny) & ~absent
-            if bool(faint.any()):
-                for q, j in faint.nonzero().tolist():
-                    g[q, j] = log_nu[q, j] - (f[q] - step / beta * cost[q, :, j].to(wide)).logsumexp(0)
+            for q in faint.any(-1).nonzero()[:, 0].tolist():
+                for j in faint[q].nonzero()[:, 0].split(max(1, _tile_entries(cost) // cost.shape[1])):
+                    column = torch.mul(cost[q][:, j].to(wide), -step / beta).add_(f[q, :, None])
+                    g[q, j] = log_nu[q, j] - column.logsumexp(0)
             g = g.masked_fill_(absent, -torch.inf)
             v = g
             rounds += 1
@@ -394,18 +392,19 @@ def _scale_logs(cost, mu, nu, beta, outer, inner, tol, plan) -> int:
 
 
 def _finish(plan, cost, mu, nu) -> tuple[Tensor, Tensor]:
-    """Columns made exact, then value and row error, summed in float64 tile by tile."""
+    """Columns made exact, then value and row error; tiles are summed in their own dtype, their sums in float64."""
     wide = _wide(plan)
     parts = _parts(plan)
+    ones = torch.ones_like(mu)
     columns = torch.zeros_like(nu, dtype=wide)
     for p, i in parts:
-        columns[p] += plan[p, i].sum(-2, dtype=wide)
+        columns[p] += _times(plan[p, i].mT, ones[p, i])
     right = torch.where(columns > 0, nu / columns, 0).to(plan.dtype)
     value, error = torch.zeros_like(columns[:, 0]), torch.zeros_like(columns[:, 0])
     for p, i in parts:
         tile = plan[p, i].mul_(right[p, None])
-        error[p] += (tile.sum(-1, dtype=wide) - mu[p, i]).abs().sum(-1)
-        value[p] += (tile.to(wide) * cost[p, i].to(wide)).sum((-2, -1))
+        error[p] += (tile.sum(-1) - mu[p, i]).abs().sum(-1, dtype=wide)
+        value[p] += (tile * cost[p, i]).sum(-1).sum(-1, dtype=wide)
     return value.to(plan.dtype), error.to(plan.dtype)
 
 

@@ -1,7 +1,8 @@
-"""CODIS's claims C1 to C7 (Duan et al. 2022) and its ablation, on small pictures of one or two things.
+"""CODIS's claims C1 to C7 (Duan et al. 2022) and its ablation, on captioned close-ups of single things.
 
 Nearly all of CODIS happens on features: ITC or ICA, two views, the codebook. These arms need no fusion encoder, so they
-learn from random weights in a minute. Two arms about ITM's negatives start from the towers of clip-paper instead.
+learn from random weights in a minute. Two arms about ITM's negatives take whole pictures of two things instead, and
+start from the towers of clip-paper.
 """
 
 from functools import lru_cache
@@ -21,8 +22,16 @@ from vlnotes.train import pair_batches, train
 from vlnotes.weights import load
 
 TINY = {
-    **{"domain": "paper", "pictures": 4000, "singles": 1000, "size": 32, "length": 24, "batch_size": 64, "steps": 600},
-    **{"learning_rate": 2e-3, "layers": 1, "queue_size": 1024, "momentum": 0.99, "distill_weight": 0.4, "start": ""},
+    **{
+        "domain": "paper",
+        "pictures": 5000,
+        "close_ups": True,
+        "size": 32,
+        "length": 24,
+        "batch_size": 64,
+        "steps": 600,
+    },
+    **{"learning_rate": 1e-3, "layers": 1, "queue_size": 1024, "momentum": 0.99, "distill_weight": 0.4, "start": ""},
     **{"objectives": ["ica", "code"], "second_view": True, "codewords": 64, "code_weight": 0.1},
     **{"code_temperature": 0.1, "pairing": "cross", "assignment": "ipot", "plan_from": "teacher", "plan_queue": False},
     **{"beta": 0.5, "outer": 50, "early": None, "same_code": False},
@@ -34,30 +43,29 @@ OPTIONS = (  # of `CODIS.tiny` among the settings
 )
 GALLERY = 500  # pictures in which is searched
 LOOKED = 200  # pictures of these that ITM looks at, too
-SINGLES = 1000  # pictures of one thing for codewords and probes
+PROBED = 1000  # close-ups for probes and codewords
 KS = (1, 5, 10)
 
 
-@lru_cache(maxsize=4)
-def _data(domain: str, count: int, singles: int, size: int) -> world.Pairs:
-    """Scenes with two things, then some with one, in full captions."""
-    scenes = _scenes(domain, count, "train", 2) + world.World(domain).single(singles, "train")
-    return world.pairs(scenes, ("full",), size)
-
-
-@lru_cache(maxsize=4)
-def _gallery(domain: str, count: int, size: int) -> tuple[world.Pairs, Tensor]:
-    data = world.pairs(_scenes(domain, count, "test", 2), ("full",), size)
-    return data, world.truth(data.scenes, data.captions)
-
-
 @lru_cache(maxsize=8)
-def _singles(domain: str, split: str, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pictures of one thing, and its shape, its colour and both as one number."""
-    scenes = world.World(domain).single(SINGLES, split)
+def _data(domain: str, count: int, split: str, size: int, close_ups: bool) -> world.Pairs:
+    """Close-ups of single things, or scenes with two, with a full caption each."""
+    if not close_ups:
+        return world.pairs(_scenes(domain, count, split, 2), ("full",), size)
+    data = world.pairs(world.World(domain).single(count, split), ("full",), 32)
+    return data._replace(images=world.close_ups(data.scenes, size))
+
+
+@lru_cache(maxsize=4)
+def _truth(domain: str, count: int, size: int, close_ups: bool) -> Tensor:
+    data = _data(domain, count, "test", size, close_ups)
+    return world.truth(data.scenes, data.captions)
+
+
+def _labels(scenes: list) -> dict[str, Tensor]:
+    """Shape and colour of single things, and both as one number."""
     labels = {factor: world.factor_labels(scenes, factor)[0] for factor in ("shape", "colour")}
-    labels["both"] = labels["colour"] * (int(labels["shape"].max()) + 1) + labels["shape"]
-    return world.pairs(scenes, ("full",), size).images, labels
+    return labels | {"both": labels["colour"] * 1000 + labels["shape"]}
 
 
 def build(settings: dict, seed: int) -> tuple[CODIS, object]:
@@ -71,7 +79,7 @@ def build(settings: dict, seed: int) -> tuple[CODIS, object]:
         A `CODIS`, and the tokenizer of the shipped weights.
     """
     clip, tokenizer = load("clip-paper")
-    epoch = (settings["pictures"] + settings["singles"]) // settings["batch_size"]
+    epoch = settings["pictures"] // settings["batch_size"]
     model = CODIS.tiny(len(tokenizer), seed=seed, ramp_steps=epoch, **{name: settings[name] for name in OPTIONS})
     return (model.start_from(clip) if settings["start"] else model), tokenizer
 
@@ -87,7 +95,7 @@ def run(settings: dict, seed: int) -> dict:
         See `scores`; curves of every loss and of the temperature (means of twentieths of the run); device.
     """
     model, tokenizer = build(settings, seed)
-    data = _data(*(settings[name] for name in ("domain", "pictures", "singles", "size")))
+    data = _data(settings["domain"], settings["pictures"], "train", settings["size"], settings["close_ups"])
     tokens = encode(tokenizer, data.texts, settings["length"])
     batches = pair_batches(data.images, tokens, data.text_to_image, settings["batch_size"], seed)
     steps = settings["steps"]
@@ -105,21 +113,22 @@ def scores(model: CODIS, tokenizer, settings: dict, seed: int = 0) -> dict[str, 
     Args:
         model: a `CODIS`.
         tokenizer: of the shipped weights.
-        settings: domain, size, length, objectives.
+        settings: domain, close_ups, size, length, objectives.
         seed: of k-means.
 
     Returns:
         On test scenes. i2t@1 ... t2i@10: any-true recall by cosine in a gallery of 500, in [0, 1]; r1, the mean of both
-        at 1; r10, the mean of both at 5 and 10. shape, colour: what a linear probe reads from the image tower, pictures
-        of one thing. alignment: of pictures with their texts; alignment_views: of two views of a picture (both in
+        at 1; r10, the mean of both at 5 and 10. shape, colour: what a linear probe reads from the image tower,
+        close-ups. alignment: of pictures with their texts; alignment_views: of two views of a picture (both in
         [0, 4], small is good); uniformity_images, uniformity_texts (0 is collapse, small is even). With a codebook:
         perplexity, mean of pictures and texts; spread, that as a share of C; above_half, spread - 1/2; agreement, the
-        share of pictures nearest to the codeword of their text; purity, nmi: codewords of pictures of one thing against
-        its colour and shape; nmi_kmeans: k-means of as many clusters on the same features; nmi_gain, the difference.
+        share of pictures nearest to the codeword of their text; purity, nmi: codewords of close-ups against colour and
+        shape in one; nmi_kmeans: k-means of as many clusters on the same features; nmi_gain, the difference.
         With ITM: rerank16, r1 where ITM ranks the first 16 of a gallery of 200 again, and itc200, r1 there without it.
     """
     size, length = settings["size"], settings["length"]
-    data, truth = _gallery(settings["domain"], GALLERY, size)
+    domain, close_ups = settings["domain"], settings["close_ups"]
+    data, truth = _data(domain, GALLERY, "test", size, close_ups), _truth(domain, GALLERY, size, close_ups)
     tokens = encode(tokenizer, data.texts, length)
     images, texts = encode_images(model, data.images), encode_texts(model, tokens)  # (N, D) each: one caption a picture
     found = metrics.any_true_recall(images @ texts.T, truth, ks=KS)
@@ -130,13 +139,16 @@ def scores(model: CODIS, tokenizer, settings: dict, seed: int = 0) -> dict[str, 
     found |= {"alignment": metrics.alignment(images, texts), "alignment_views": metrics.alignment(first, second)}
     found |= {"uniformity_images": metrics.uniformity(images), "uniformity_texts": metrics.uniformity(texts)}
 
-    (known, labels), (asked, answers) = (_singles(settings["domain"], split, size) for split in ("val", "test"))
-    tower = model.student.image_encoder
-    fit, test = (torch.cat([tower(part).pooled for part in some.split(256)]) for some in (known, asked))
+    known, asked = (_data(domain, PROBED, split, size, True) for split in ("val", "test"))
+    labels, answers, tower = _labels(known.scenes), _labels(asked.scenes), model.student.image_encoder
+    device = model.codebook.device
+    fit, test = (
+        torch.cat([tower(part.to(device)).pooled.cpu() for part in some.images.split(256)]) for some in (known, asked)
+    )
     for factor in ("shape", "colour"):
         found[factor] = metrics.linear_probe(fit, labels[factor], test, answers[factor])
     if "code" in settings["objectives"]:
-        found |= _codes(model, images, texts, encode_images(model, asked), answers["both"], seed)
+        found |= _codes(model, images, texts, encode_images(model, asked.images), answers["both"], seed)
     if "itm" in settings["objectives"]:
         part = slice(LOOKED)
         some = {name: rows[part] for name, rows in tokens.items()}
@@ -169,8 +181,15 @@ def _codes(model: CODIS, images: Tensor, texts: Tensor, singles: Tensor, labels:
 
 _A = {"objectives": ["itc", "code"]}
 _ITM = {
-    **{"objectives": ["ica", "code", "itm"], "start": "clip-paper", "size": 64, "batch_size": 32, "steps": 300},
-    **{"layers": 2, "learning_rate": 1e-3},
+    **{
+        "objectives": ["ica", "code", "itm"],
+        "start": "clip-paper",
+        "close_ups": False,
+        "size": 64,
+        "batch_size": 32,
+        "steps": 300,
+    },
+    "layers": 2,
 }
 STUDY = Study(
     name="09.codis",
