@@ -299,6 +299,12 @@ def test_moco_trains_on_the_pictures_alone_and_is_judged_by_neighbours(concepts,
     assert int(model.steps) == 4 and model.queue.filled == 15
 
 
+def test_codis_says_how_well_codewords_tell_concepts_apart(concepts, tmp_path):
+    record = train_codis_on(concepts, tmp_path / "run", **{**OPTIONS, "steps": 1, "rerank": 0}, codewords=3)
+    assert record["codebook"].keys() == {"images", "texts", "purity", "nmi"}
+    assert 0.3 <= record["codebook"]["purity"] <= 1  # the commonest of four colours among ten pictures
+
+
 def test_moco_from_disk_and_from_memory_are_the_same_and_no_concepts_no_score(folder, tmp_path, monkeypatch):
     a = train_moco_on(folder, tmp_path / "a", **{**OPTIONS, "steps": 3})
     monkeypatch.setattr("vlnotes.experiment.run.IN_MEMORY", 0)
