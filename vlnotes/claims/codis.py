@@ -187,7 +187,7 @@ _ITM = {
         "close_ups": False,
         "size": 64,
         "batch_size": 32,
-        "steps": 300,
+        "steps": 200,
     },
     "layers": 2,
 }
