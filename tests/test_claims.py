@@ -452,3 +452,66 @@ def test_flipped_couples_stand_side_by_side():
     for one, other in zip(data.scenes[::2], data.scenes[1::2], strict=True):
         assert world.edits(one)["flip_relation"] == other
     assert all(caption.kind == "rel" for caption in data.captions)
+
+
+def test_a_run_of_codis_gives_every_score_that_its_claims_ask_for(monkeypatch):
+    from vlnotes.claims import codis
+
+    for name, count in (("GALLERY", 12), ("LOOKED", 8), ("PROBED", 60)):
+        monkeypatch.setattr(codis, name, count)
+    small = codis.TINY | {"pictures": 24, "steps": 2, "batch_size": 8, "queue_size": 16, "codewords": 4}
+    found = codis.run(small, 0)
+    asked = {claim.score for claim in codis.CLAIMS if claim.study} - {"rerank16"}
+    assert asked <= found.keys()
+    assert all(0 <= found[name] <= 1 for name in ("r1", "r10", "shape", "agreement", "purity", "nmi", "spread"))
+    assert found["r1"] == pytest.approx((found["i2t@1"] + found["t2i@1"]) / 2)
+    assert found["nmi_gain"] == pytest.approx(found["nmi"] - found["nmi_kmeans"])
+    assert found["above_half"] == pytest.approx(found["perplexity"] / 4 - 0.5)
+    curves = ("loss", "ica", "transport", "text_to_prototype", "image_to_prototype", "temperature")
+    assert {f"{name}_curve" for name in curves} <= found.keys() and len(found["loss_curve"]) == 2
+    again = codis.run(small | {"objectives": ["itc", "itm"], "close_ups": False}, 0)
+    assert {"rerank16", "itc200"} <= again.keys() and not {"nmi", "ica_curve"} & again.keys()
+
+
+def test_the_arms_of_codis_are_what_their_names_say():
+    from vlnotes.claims import codis
+
+    arms = codis.STUDY.arms
+    built = {}
+    for arm, changes in arms.items():
+        assert changes.keys() <= codis.TINY.keys(), arm
+        settings = codis.STUDY.settings(arm)
+        model, _ = codis.build(settings, 0)
+        built[arm] = model
+        first = {"a": "itc", "b": "ica"}.get(arm[0])
+        assert first is None or first in model.objectives
+        assert ("codebook" in arm or "ITM" in arm) == ("code" in model.objectives)
+        for count in re.findall(r"(\d+) codewords", arm):
+            assert len(model.codebook) == int(count)
+        for factor in re.findall(r"weight x ([\d.]+)", arm):
+            assert model.code_weight == pytest.approx(codis.TINY["code_weight"] * float(factor))
+    assert len({str(sorted(changes.items())) for changes in arms.values()}) == len(arms)  # no arm twice
+    assert [built[f"b + codebook ({who})"].plan_from for who in ("student", "teacher")] == ["student", "teacher"]
+    assert {name: model.assignment for name, model in built.items() if model.assignment != "ipot"} == {
+        "a + codebook, softmax": "softmax",
+        "a + codebook, k-means": "kmeans",
+        "a + codebook, Sinkhorn as SwAV": "sinkhorn",
+    }
+    assert {name for name, model in built.items() if not model.second_view} == {"a: ITC (ALBEF)", "b, one view"}
+    assert {name for name, model in built.items() if model.momentum == 0} == {"b + codebook, no momentum"}
+    assert {name for name, model in built.items() if model.same_code} == {"ITM, negatives of the same codeword"}
+    assert {name for name, model in built.items() if model.pairing == "same"} == {
+        f"{row} + codebook, same pairing" for row in "ab"
+    }
+
+
+def test_the_claims_of_codis_are_comparisons_of_its_arms():
+    from vlnotes.claims import codis
+
+    ids = [claim.id for claim in codis.CLAIMS]
+    assert len(ids) == len(set(ids)) and {f"C{number}" for number in range(1, 8)} <= set(ids)
+    for claim in codis.CLAIMS:
+        assert claim.study == codis.STUDY.name or claim.why
+        assert claim.contrast.keys() <= codis.STUDY.arms.keys()
+        if claim.score not in ("above_half", "nmi_gain"):  # within a run
+            assert sum(claim.contrast.values()) == 0

@@ -12,8 +12,16 @@ from PIL import Image
 from vlnotes.__main__ import main
 from vlnotes.albef import ALBEF, Read, rerank
 from vlnotes.clip import CLIP
+from vlnotes.codis import CODIS
 from vlnotes.environment import check
-from vlnotes.experiment import neighbour_scores, scores_table, train_albef_on, train_moco_on, train_on
+from vlnotes.experiment import (
+    neighbour_scores,
+    scores_table,
+    train_albef_on,
+    train_codis_on,
+    train_moco_on,
+    train_on,
+)
 from vlnotes.experiment.run import Run
 from vlnotes.experiment.scoring import retrieval_scores
 from vlnotes.metrics import recall_at_k
@@ -55,7 +63,7 @@ def test_it_learns_and_leaves_everything_behind(folder, tmp_path):
     assert model.text_features(words["input_ids"], words["attention_mask"]).shape == (1, 128)
 
 
-@pytest.mark.parametrize("start", [train_on, train_albef_on])
+@pytest.mark.parametrize("start", [train_on, train_albef_on, train_codis_on])
 def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys, start):
     options = {**OPTIONS, "steps": 30 if start is train_on else 6}
     third = 2 * options["steps"] // 3
@@ -152,6 +160,20 @@ def test_albef_trains_and_is_judged_in_two_stages(folder, tmp_path, capsys):
     model = ALBEF.load(out)
     assert int(model.steps) == 30 and model.share() == 0.4 and model.text_queue.filled == 16
     assert not model.same_ids and set(model.image_queue.ids.tolist()) <= set(range(32))
+
+
+def test_codis_trains_and_says_how_its_codewords_are_used(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    record = train_codis_on(folder, out, **{**OPTIONS, "progress": True, "rerank": 3, "steps": 3}, codewords=4)
+    shown = capsys.readouterr().out
+    assert record == json.loads((out / "record.json").read_text())
+    assert record["method"] == "codis" and record["rerank"] == {"texts": 3, "images": 3}
+    assert (record["settings"]["codewords"], record["settings"]["queue_size"]) == (4, 16)
+    parts = ["transport", "text_to_prototype", "image_to_prototype"]
+    assert list(record["last"]) == ["loss", "ica", *parts, "itm", "mlm"]
+    assert set(record["codebook"]) == {"images", "texts"} and all(1 <= n <= 4 for n in record["codebook"].values())
+    assert "ITM re-ranks" in shown and f"codewords in use: {record['codebook']['images']:.0f} by pictures" in shown
+    assert int(CODIS.load(out).steps) == 3
 
 
 @pytest.fixture
@@ -278,6 +300,12 @@ def test_moco_trains_on_the_pictures_alone_and_is_judged_by_neighbours(concepts,
     assert int(model.steps) == 4 and model.queue.filled == 15
 
 
+def test_codis_says_how_well_codewords_tell_concepts_apart(concepts, tmp_path):
+    record = train_codis_on(concepts, tmp_path / "run", **{**OPTIONS, "steps": 1, "rerank": 0}, codewords=3)
+    assert record["codebook"].keys() == {"images", "texts", "purity", "nmi"}
+    assert 0.3 <= record["codebook"]["purity"] <= 1  # the commonest of four colours among ten pictures
+
+
 def test_moco_from_disk_and_from_memory_are_the_same_and_no_concepts_no_score(folder, tmp_path, monkeypatch):
     a = train_moco_on(folder, tmp_path / "a", **{**OPTIONS, "steps": 3})
     monkeypatch.setattr("vlnotes.experiment.run.IN_MEMORY", 0)
@@ -311,8 +339,15 @@ def test_the_command_line(folder, tmp_path, capsys):
     assert main([*albef, "--device", "cpu", "--rerank", "2", "--gallery", "5"]) == 0
     out = capsys.readouterr().out
     assert "note   5 of 8 test pictures are ranked; --gallery N takes more" in out and "gallery: 5 pictures" in out
+    codis = ["train", "codis", *words[2:5], str(tmp_path / "codis"), *words[6:], "--batch-size", "8"]
+    assert main([*codis, "--device", "cpu", "--rerank", "2", "--codewords", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "codewords in use: " in out and "ITM looked at the best 2 texts and 2 pictures" in out
+    assert json.loads((tmp_path / "codis" / "model.json").read_text())["built"]["codewords"] == 5
     assert main([*words, "--rerank", "2"]) == 1
-    assert "--rerank belongs to albef" in capsys.readouterr().err
+    assert "--rerank belongs to albef and codis; clip has no ITM" in capsys.readouterr().err
+    assert main([*albef, "--codewords", "2"]) == 1
+    assert "--codewords belongs to codis; albef has no codebook" in capsys.readouterr().err
     assert main([*words, "--device", "cuda:99"]) == 1
     assert "not on this machine" in capsys.readouterr().err
     counts = ["--train", "6", "--val", "2", "--test", "2"]

@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from vlnotes import metrics
 from vlnotes.metrics import (
+    alignment,
     any_true_recall,
     chance_recall,
+    cluster_agreement,
+    code_usage,
     colour_histogram,
     histogram_baseline,
     knn,
@@ -22,6 +25,7 @@ from vlnotes.metrics import (
     recall_at_k,
     recall_from_features,
     truth_from_labels,
+    uniformity,
     winoground_scores,
     zero_shot,
 )
@@ -509,3 +513,52 @@ def test_bad_pictures_and_captions_are_named():
         histogram_baseline(images, ["a", "b", "c"], None, images, ["a"])
     with pytest.raises(ValueError, match="penalty is 0"):
         histogram_baseline(images, ["a", "b"], None, images, ["a"], penalty=0)
+
+
+def test_code_usage_counts_what_an_even_use_would_need():
+    even = code_usage(torch.arange(12) % 4, 6)
+    assert even["perplexity"] == pytest.approx(4) and even["used"] == 4
+    assert code_usage(torch.zeros(5, dtype=torch.long), 3) == {"perplexity": pytest.approx(1), "used": 1}
+    skewed = code_usage(torch.tensor([0, 0, 0, 1]), 2)
+    assert skewed["perplexity"] == pytest.approx(2 ** (0.75 * math.log2(4 / 3) + 0.25 * 2))
+    with pytest.raises(ValueError, match="codes: expected numbers from 0 to 2, got 0 to 3"):
+        code_usage(torch.arange(4), 3)
+    with pytest.raises(ValueError, match="got none"):
+        code_usage(torch.zeros(0, dtype=torch.long), 3)
+
+
+def test_purity_and_nmi_by_hand():
+    codes, labels = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([5, 5, 7, 7, 7, 7])
+    found = cluster_agreement(codes, labels)
+    assert found["purity"] == pytest.approx(5 / 6)
+    p = {(0, 5): 2 / 6, (0, 7): 1 / 6, (1, 7): 3 / 6}
+    code, label = {0: 0.5, 1: 0.5}, {5: 2 / 6, 7: 4 / 6}
+    shared = sum(share * math.log(share / code[c] / label[k]) for (c, k), share in p.items())
+    entropy = [-sum(share * math.log(share) for share in one.values()) for one in (code, label)]
+    assert found["nmi"] == pytest.approx(shared / (sum(entropy) / 2))
+    assert cluster_agreement(labels, labels) == {"purity": 1, "nmi": pytest.approx(1)}
+    every = cluster_agreement(torch.arange(6), labels)
+    assert every["purity"] == 1 and every["nmi"] < 1
+    with pytest.raises(ValueError, match="labels"):
+        cluster_agreement(codes, labels[:3])
+    with pytest.raises(ValueError, match="at least one sample"):
+        cluster_agreement(codes[:0], labels[:0])
+
+
+def test_alignment_and_uniformity_by_hand():
+    x = F.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    y = F.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+    for power in (1.0, 2.0):
+        expected = sum(math.dist(a, b) ** power for a, b in zip(x.tolist(), y.tolist(), strict=True)) / 5
+        assert alignment(x, y, power) == pytest.approx(expected, rel=1e-6)
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+    mean = sum(math.exp(-3 * math.dist(x[i].tolist(), x[j].tolist()) ** 2) for i, j in pairs) / 20
+    assert uniformity(x, 3.0) == pytest.approx(math.log(mean), rel=1e-5)
+    assert alignment(x, x) == 0 and uniformity(x[:1].expand(4, 3)) == pytest.approx(0, abs=1e-5)
+    assert uniformity(torch.eye(4)) == pytest.approx(-4)
+    with pytest.raises(ValueError, match="5 and 4 rows"):
+        alignment(x, y[:4])
+    with pytest.raises(ValueError, match="1 rows"):
+        uniformity(x[:1])
+    with pytest.raises(ValueError, match="scale 0"):
+        uniformity(x, 0.0)

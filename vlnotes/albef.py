@@ -23,7 +23,7 @@ from vlnotes.validate import check_features, check_finite, check_float, check_fr
 
 OBJECTIVES = ("itc", "itm", "mlm")
 COLDEST, HOTTEST = 0.001, 0.5  # the learnt temperature is kept between them
-LASTING = ("student.", "itm_head.", "temperature")  # what a compact folder keeps
+LASTING = ("student.", "itm_head.", "temperature", "codebook")  # what a compact folder keeps; CODIS has a codebook
 BEHIND = 100.0  # what was not re-ranked stays that far behind what was
 
 
@@ -213,6 +213,15 @@ class Read(NamedTuple):
     features: Tensor
 
 
+class Four(NamedTuple):
+    """Features of one batch, (B, D) each, L2-normalised: the student's pictures and texts, then the teacher's."""
+
+    image: Tensor
+    text: Tensor
+    teacher_image: Tensor
+    teacher_text: Tensor
+
+
 class Encoders(nn.Module):
     """All that has a momentum copy: two towers, their projections, the fusion encoder and the head for hidden words.
 
@@ -379,6 +388,9 @@ class ALBEF(nn.Module):
     Equation: ALBEF (Li et al. 2021), equations 5 and 6.
     """
 
+    known: tuple[str, ...] = OBJECTIVES
+    on_features: tuple[str, ...] = ("itc",)  # which of them `contrast` answers for
+
     def __init__(
         self,
         encoders: Encoders,
@@ -398,8 +410,8 @@ class ALBEF(nn.Module):
     ):
         super().__init__()
         objectives, distill = tuple(objectives), tuple(distill)
-        if not objectives or set(objectives) - set(OBJECTIVES) or set(distill) - {"itc", "mlm"}:
-            raise ValueError(f"objectives {objectives} must be some of {OBJECTIVES}, distill {distill} of itc, mlm")
+        if not objectives or set(objectives) - set(self.known) or set(distill) - {"itc", "mlm"}:
+            raise ValueError(f"objectives {objectives} must be some of {self.known}, distill {distill} of itc, mlm")
         check_fraction(momentum, "momentum")
         check_fraction(distill_weight, "distill_weight")
         check_fraction(mask_probability, "mask_probability")
@@ -517,36 +529,26 @@ class ALBEF(nn.Module):
         weight = self.share()
         dice = torch.Generator().manual_seed(self.seed * 7_368_787 + int(self.steps))
 
+        image, teacher_image = self.views(batch)
         seen, read = self.student.see(image), self.student.read(input_ids, mask)
         mlm_teacher = weight > 0 and "mlm" in self.distill and "mlm" in self.objectives
+        contrasted = bool(set(self.objectives) & set(self.on_features))
         with torch.no_grad():
             if self.training:
                 momentum_update(self.teacher, self.student, self.momentum)
-            if "itc" in self.objectives or mlm_teacher:
-                teacher_seen = self.teacher.see(image)
-            if "itc" in self.objectives:
+            if contrasted or mlm_teacher:
+                teacher_seen = self.teacher.see(teacher_image)
+            if contrasted:
                 teacher_read = self.teacher.read(input_ids, mask)
 
         losses = {}
-        if "itc" in self.objectives:
-            queues = ()
-            if self.image_queue is not None:
-                queues = (self.image_queue.features, self.text_queue.features)
-            losses["itc"] = itc_loss(
-                *(seen.features, read.features, teacher_seen.features, teacher_read.features),
-                *queues,
-                temperature=self.temperature,
-                distill_weight=weight if "itc" in self.distill else 0.0,
-                ids=ids,
-                image_ids=self.image_queue.ids if queues else None,
-                text_ids=self.text_queue.ids if queues else None,
-            )
+        if contrasted:
+            four = Four(seen.features, read.features, teacher_seen.features, teacher_read.features)
+            losses = self.contrast(four, weight if "itc" in self.distill else 0.0, ids)
         if "itm" in self.objectives:
             to_text = to_image = torch.zeros(len(image), len(image), device=image.device)
-            if self.hard_negatives and "itc" in self.objectives:
-                t = self.temperature.detach()
-                to_text = seen.features.detach() @ teacher_read.features.T / t
-                to_image = read.features.detach() @ teacher_seen.features.T / t
+            if self.hard_negatives and contrasted:
+                to_text, to_image = self.likeness(four, ids)
             losses["itm"] = self.matching(seen, read, mask, to_text, to_image, ids, dice)
         if "mlm" in self.objectives:
             masked, labels = mask_tokens(input_ids, self.vocabulary, probability=self.mask_probability, generator=dice)
@@ -559,12 +561,67 @@ class ALBEF(nn.Module):
                 logits, labels[labels != IGNORE], teacher_logits, distill_weight=weight if mlm_teacher else 0.0
             )
         if self.training:
-            if "itc" in self.objectives and self.image_queue is not None:
+            if contrasted and self.image_queue is not None:
                 self.image_queue.push(teacher_seen.features, batch.get("ids"))
                 self.text_queue.push(teacher_read.features, batch.get("ids"))
             self.steps += 1
         told = {"temperature": self.temperature.detach(), "distill_weight": torch.tensor(weight)}
-        return {"loss": sum(losses.values()), **losses, **told}
+        return {"loss": self.total(losses), **losses, **told}
+
+    def views(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the student sees and what the teacher sees: the same, in ALBEF.
+
+        Args:
+            batch: see `forward`.
+
+        Returns:
+            Two tensors (B, 3, H, W).
+        """
+        return batch["image"], batch["image"]
+
+    def contrast(self, four: Four, distill_weight: float, ids: Tensor | None) -> dict[str, Tensor]:
+        """The losses on features.
+
+        Args:
+            four: of the batch.
+            distill_weight: the teacher's share in the targets.
+            ids: (B,) of the pictures, see `itc_loss`, or None.
+
+        Returns:
+            dict(itc), a scalar tensor in nats.
+        """
+        return {"itc": itc_loss(*four, **self._past(ids), temperature=self.temperature, distill_weight=distill_weight)}
+
+    def _past(self, ids: Tensor | None) -> dict[str, Tensor | None]:
+        """The queues, and whose features they hold, as `itc_loss` takes them."""
+        if self.image_queue is None:
+            return {"ids": ids}
+        queues = {"image_queue": self.image_queue.features, "text_queue": self.text_queue.features}
+        return {"ids": ids, "image_ids": self.image_queue.ids, "text_ids": self.text_queue.ids, **queues}
+
+    def likeness(self, four: Four, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """By what ITM's negatives are drawn: the student's features against the teacher's.
+
+        Args:
+            four: of the batch.
+            ids: (B,) of the pictures, or None.
+
+        Returns:
+            Two (B, B) logits without gradient: of the texts for every picture, of the pictures for every text.
+        """
+        t = self.temperature.detach()
+        return four.image.detach() @ four.teacher_text.T / t, four.text.detach() @ four.teacher_image.T / t
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The number to make small: the plain sum, in ALBEF.
+
+        Args:
+            losses: scalar tensors by name.
+
+        Returns:
+            A scalar tensor.
+        """
+        return sum(losses.values())
 
     def share(self) -> float:
         """The teacher's share in the targets at this step, in [0, distill_weight].
@@ -676,10 +733,11 @@ class ALBEF(nn.Module):
         Raises:
             ValueError: a model that `tiny` did not build.
         """
-        return save_model(self, "ALBEF", folder, record, self.compact_state() if compact else None)
+        state = self.compact_state() if compact else None
+        return save_model(self, type(self).__name__, folder, record, state)
 
     def compact_state(self) -> dict[str, Tensor]:
-        """What cannot be made again from the rest: student, ITM head and temperature, in float16.
+        """What cannot be made again from the rest: student, ITM head, temperature (and codebook), in float16.
 
         Returns:
             Part of the state dict.
@@ -700,7 +758,7 @@ class ALBEF(nn.Module):
         Raises:
             ValueError: the folder lacks one of the two files, or they are of another model.
         """
-        return load_model(cls, "ALBEF", folder, _whole)
+        return load_model(cls, cls.__name__, folder, _whole)
 
 
 def _whole(model: ALBEF, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

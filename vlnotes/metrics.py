@@ -8,6 +8,7 @@ chance, not 100 %.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
@@ -320,6 +321,101 @@ def linear_probe(
     y, y_test = (labels.cpu().numpy() for labels in (train_labels, test_labels))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter))
     return float(model.fit(x, y).score(x_test, y_test))
+
+
+def code_usage(codes: torch.Tensor, codewords: int) -> dict[str, float]:
+    """How evenly is a codebook used? Perplexity is the number of codewords that an even use would need.
+
+    Args:
+        codes: (N,) integers in [0, codewords), the codeword of each sample.
+        codewords: C.
+
+    Returns:
+        {"perplexity": exp of the entropy of the use, in [1, C], "used": how many codewords have a sample}.
+
+    Raises:
+        ValueError: no codes, or some out of range.
+    """
+    codes = _labels(codes, len(codes), "codes")
+    if not len(codes) or not 0 <= int(codes.min()) <= int(codes.max()) < codewords:
+        seen = f"{int(codes.min())} to {int(codes.max())}" if len(codes) else "none"
+        raise ValueError(f"codes: expected numbers from 0 to {codewords - 1}, got {seen}")
+    share = torch.bincount(codes, minlength=codewords).double() / len(codes)  # (C,)
+    return {"perplexity": float(torch.special.entr(share).sum().exp()), "used": float((share > 0).sum())}
+
+
+def cluster_agreement(codes: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Do samples of one codeword belong together?
+
+    Purity is right when every codeword is called after its commonest label; one codeword a sample reaches 1. Normalised
+    mutual information asks in both directions, so it also pays for few codewords a label, but chance is above 0 for
+    both where codewords are many: stand them beside a control.
+
+    Args:
+        codes: (N,) integers, the codeword of each sample.
+        labels: (N,) integers.
+
+    Returns:
+        {"purity": share, "nmi": I(codes; labels) over the mean of both entropies}, each in [0, 1].
+
+    Raises:
+        ValueError: codes and labels of two lengths, none, or no integers.
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    if not len(codes):
+        raise ValueError("codes: expected at least one sample")
+    codes = _labels(codes, len(codes), "codes").cpu().numpy()
+    labels = _labels(labels, len(codes), "labels").cpu().numpy()
+    commonest = contingency_matrix(labels, codes).max(axis=0).sum()
+    return {"purity": float(commonest / len(codes)), "nmi": float(normalized_mutual_info_score(labels, codes))}
+
+
+def alignment(x: torch.Tensor, y: torch.Tensor, power: float = 2.0) -> float:
+    """How close do pairs lie? The mean of their distance to a power; 0 is best, 4 the worst for power 2.
+
+    Args:
+        x: (N, D) float, L2-normalised.
+        y: (N, D) float, L2-normalised; row i belongs to row i of x.
+        power: > 0.
+
+    Returns:
+        0 or more.
+
+    Raises:
+        ValueError: matrices of two shapes, NaN or infinity, a power of 0 or less.
+
+    Equation: Wang and Isola 2020, section 4.1, alignment.
+    """
+    x, y = _feature_pair(x, y, ("x", "y"))
+    if len(x) != len(y) or not power > 0:
+        raise ValueError(f"expected as many rows and a power above 0; got {len(x)} and {len(y)} rows, power {power}")
+    return float((x - y).double().norm(dim=1).pow(power).mean())
+
+
+def uniformity(x: torch.Tensor, scale: float = 2.0) -> float:
+    """How evenly do features cover the sphere? Less is more even; all in one place gives 0.
+
+    log mean_{i≠j} exp(-scale · |x_i - x_j|²)
+
+    Args:
+        x: (N, D) float, L2-normalised, two rows or more.
+        scale: > 0.
+
+    Returns:
+        0 or less; near -2 · scale where all are at right angles.
+
+    Raises:
+        ValueError: fewer than two rows, NaN or infinity, a scale of 0 or less.
+
+    Equation: Wang and Isola 2020, section 4.2, uniformity.
+    """
+    x, _ = _feature_pair(x, x, ("x", "x"))
+    if len(x) < 2 or not scale > 0:
+        raise ValueError(f"expected two rows or more and a scale above 0; got {len(x)} rows, scale {scale}")
+    closeness = -scale * torch.pdist(x.double()).square()  # (N (N - 1) / 2,)
+    return float(closeness.logsumexp(0) - math.log(len(closeness)))
 
 
 def colour_histogram(images: torch.Tensor, bins: int = 8) -> torch.Tensor:

@@ -28,6 +28,13 @@ from vlnotes.checks.n05_albef_fusion import (
 )
 from vlnotes.checks.n06_gradcam import hit, looks_around, sentence_of, weigh_channels, word_map
 from vlnotes.checks.n07_downstream import balanced, entailment_loss, rank_answers, shared_parameters
+from vlnotes.checks.n08_optimal_transport import (
+    carriers,
+    cheapest_pairing,
+    codebook_gradient,
+    log_sinkhorn,
+    repaired,
+)
 
 __all__ = [
     "Exercise",
@@ -35,8 +42,11 @@ __all__ = [
     "back_in_order",
     "balanced",
     "bite",
+    "carriers",
     "ceiling",
     "chance",
+    "cheapest_pairing",
+    "codebook_gradient",
     "collapsed",
     "cosine",
     "entailment_loss",
@@ -49,6 +59,7 @@ __all__ = [
     "hit",
     "info_nce",
     "itc_logits",
+    "log_sinkhorn",
     "looks_around",
     "lowest_loss",
     "mask_false_negatives",
@@ -61,6 +72,7 @@ __all__ = [
     "r_at_1",
     "ramp",
     "rank_answers",
+    "repaired",
     "sentence_of",
     "shared_parameters",
     "soft_words",

@@ -6,14 +6,25 @@ from torch import Tensor
 
 from vlnotes import metrics
 from vlnotes.albef import ALBEF
-from vlnotes.clip import CLIP
-from vlnotes.datasets import PairDataset, load_pictures
+from vlnotes.clip import CLIP, encode_images, encode_texts
+from vlnotes.codis import CODIS
+from vlnotes.datasets import PairDataset, caption_targets, load_pictures
 from vlnotes.experiment.run import Run, batches_of
 from vlnotes.experiment.scoring import concept_numbers, neighbour_scores, retrieval_scores, scores_table
 from vlnotes.moco import MoCo, probe_features
+from vlnotes.text import encode
 from vlnotes.train import epoch_indices
 
-__all__ = ["batches_of", "neighbour_scores", "scores_table", "train_albef_on", "train_moco_on", "train_on"]
+__all__ = [
+    "batches_of",
+    "neighbour_scores",
+    "scores_table",
+    "train_albef_on",
+    "train_codis_on",
+    "train_moco_on",
+    "train_on",
+]
+HOUSEKEEPING = {"step", "loss", "temperature", "distill_weight", "learning_rate", "seconds"}  # of a history; no losses
 
 
 def train_on(
@@ -91,6 +102,8 @@ def train_albef_on(
     skip_bad: bool = False,
     resume: bool = True,
     progress: bool = True,
+    kind: type[ALBEF] = ALBEF,
+    **options,
 ) -> dict:
     """Train a small ALBEF on pictures with captions, and say what a second, closer look adds to retrieval.
 
@@ -115,6 +128,8 @@ def train_albef_on(
         skip_bad: go on without entries that cannot be used; they are counted and listed.
         resume: go on with an unfinished run of the same settings in `out`.
         progress: print what happens and show bars.
+        kind: ALBEF, or what is built on it.
+        options: more of `kind.tiny`, JSON values.
 
     Returns:
         The record that is also written to record.json: settings, data, times and the scores (shares in [0, 1]).
@@ -124,16 +139,17 @@ def train_albef_on(
     """
     if rerank < 0 or (gallery is not None and gallery < 1):
         raise ValueError(f"expected rerank >= 0 and a gallery of at least 1 picture; got {rerank}, {gallery}")
-    run = Run(path, out, "albef", size=size, batch_size=batch_size, seed=seed, skip_bad=skip_bad, progress=progress)
+    method = kind.__name__.lower()
+    run = Run(path, out, method, size=size, batch_size=batch_size, seed=seed, skip_bad=skip_bad, progress=progress)
     tokenizer, unknown = run.tokenizer()
     count = len(run.train_data)
-    more = {"queue_size": min(1024, count // 2), "ramp_steps": count // run.batch_size}
-    model = ALBEF.tiny(len(tokenizer), image=image, size=size, seed=seed, **more)
+    more = {"queue_size": min(1024, count // 2), "ramp_steps": count // run.batch_size, **options}
+    model = kind.tiny(len(tokenizer), image=image, size=size, seed=seed, **more)
     pairs = PairDataset(run.train_data, tokenizer, run.images, size=size, length=length)
     history = run.fit(
         model,
         batches_of(pairs, run.batch_size, seed),
-        {"image": image, "size": size, "length": length, "batch_size": run.batch_size},
+        {"image": image, "size": size, "length": length, "batch_size": run.batch_size, **options},
         **{"steps": steps, "minutes": minutes, "learning_rate": learning_rate, "device": device, "resume": resume},
     )
     shown = len(run.test_data) if gallery is None else min(gallery, len(run.test_data))
@@ -145,13 +161,35 @@ def train_albef_on(
         history,
         scores,
         tokenizer=tokenizer,
-        last=model.objectives,
+        last=[name for name in history if name not in HOUSEKEEPING],
         unknown_test_tokens=unknown,
         rerank={"texts": min(rerank, scores["gallery"]["captions"]), "images": min(rerank, shown)},
+        **({"codebook": _codebook(model, tokenizer, run, length)} if isinstance(model, CODIS) else {}),
     )
     close = f"ITM looked at the best {record['rerank']['texts']} texts and {record['rerank']['images']} pictures; "
-    run.tell(record, f"\n{scores_table(scores)}\n", (close if rerank else "") + _gallery(scores))
+    used = record.get("codebook")
+    told = f"\ncodewords in use: {used['images']:.0f} by pictures, {used['texts']:.0f} by texts" if used else ""
+    run.tell(record, f"\n{scores_table(scores)}{told}\n", (close if rerank else "") + _gallery(scores))
     return record
+
+
+def train_codis_on(path: str | Path, out: str | Path, *, codewords: int = 64, **options) -> dict:
+    """Train a small CODIS on pictures with captions: ALBEF's course, with four directions, two views and a codebook.
+
+    Args:
+        path: anything that `open_captions` reads.
+        out: folder for weights.safetensors, model.json, the tokenizer, history.csv and record.json.
+        codewords: C.
+        options: those of `train_albef_on`, and of `CODIS`.
+
+    Returns:
+        As `train_albef_on`; "codebook" holds the perplexity of the codewords that test pictures and texts are nearest
+        to, of C, and, where pictures share concepts, how well codewords tell these apart (see `cluster_agreement`).
+
+    Raises:
+        ValueError: what `train_albef_on` and `CODIS` refuse.
+    """
+    return train_albef_on(path, out, kind=CODIS, codewords=codewords, **options)
 
 
 def train_moco_on(
@@ -229,6 +267,17 @@ def train_moco_on(
     found = f"a picture finds itself among {model.queue_size} others: {record['last']['accuracy']:.1%}"
     run.tell(record, "\n".join(lines) or nothing, found)
     return record
+
+
+def _codebook(model: CODIS, tokenizer, run: Run, length: int) -> dict[str, float]:
+    """How the test part uses the codewords."""
+    targets, count = caption_targets(run.test_data), len(model.codebook)
+    pictures = model.codes(encode_images(model, run.test_images))  # (N,)
+    texts = model.codes(encode_texts(model, encode(tokenizer, targets.captions, length)))  # (M,)
+    used = {"images": pictures, "texts": texts}
+    found = {name: metrics.code_usage(codes, count)["perplexity"] for name, codes in used.items()}
+    labels = concept_numbers(run.test_data)
+    return found | (metrics.cluster_agreement(pictures, labels) if labels is not None else {})
 
 
 def _gallery(scores: dict) -> str:
