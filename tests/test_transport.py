@@ -278,7 +278,8 @@ def test_no_entry_of_the_work_sinks_into_denormals(monkeypatch):
     assert len(before_the_end) == 2 and min(before_the_end) > 1
 
 
-def test_at_most_three_matrices_are_held():
+def test_at_most_three_matrices_are_held(monkeypatch):
+    monkeypatch.setattr("vlnotes.transport._tile_entries", lambda x: 2**16)  # or all is one tile, with enough threads
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
