@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_albef import dice, features, naive_direction, unit
 
 from vlnotes.albef import ALBEF, Four, itc_loss, sample_hard_negatives
 from vlnotes.augment import Augmentation
@@ -20,37 +21,6 @@ from vlnotes.codis import (
 )
 from vlnotes.contrastive import clip_loss
 from vlnotes.momentum import FeatureQueue
-
-
-def dice(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def unit(rows, width=6, seed=0, dtype=torch.float64):
-    return F.normalize(torch.randn(rows, width, generator=dice(seed), dtype=dtype), dim=1)
-
-
-def features(rows=5, queue=7):
-    """Student pictures and texts, teacher pictures and texts, two queues."""
-    return [unit(rows, seed=i) for i in range(4)] + [unit(queue, seed=i) for i in (4, 5)]
-
-
-def naive_direction(x, keys, teacher_x, queue, t, weight, ids=None, queue_ids=None):
-    """The loss of one direction, a loop over rows and columns."""
-    columns, total = [*keys, *queue], 0.0
-    for i in range(len(x)):
-        logits = [float(x[i] @ key) / t for key in columns]
-        teacher = [math.exp(float(teacher_x[i] @ key) / t) for key in columns]
-        right = [j == i for j in range(len(columns))]
-        if ids is not None:
-            labels = [*ids.tolist(), *queue_ids.tolist()]
-            right = [j == i or (labels[j] == labels[i] and labels[i] >= 0) for j in range(len(columns))]
-        normaliser = math.log(sum(math.exp(value) for value in logits))
-        for j, value in enumerate(logits):
-            target = weight * teacher[j] / sum(teacher) + (1 - weight) * right[j] / sum(right)
-            total -= target * (value - normaliser)
-    return total / len(x)
-
 
 # ---------------------------------------------------------------------------------------------- four directions
 

@@ -340,8 +340,8 @@ def sinusoids(width: int, height: int, columns: int, longest: float = 10.0) -> T
         width: W.
         height: rows of the grid.
         columns: of the grid.
-        longest: the longest wavelength, in 2 π cells; Transformers take 10,000 for texts, a grid of 8 needs no more
-            than 10.
+        longest: the longest wavelength, in 2 π cells; Transformers take 10,000 for texts, but over a grid of 8 such a
+            wave is flat.
 
     Returns:
         (W, height, columns) float, about 0.4 large.

@@ -260,8 +260,8 @@ class CODIS(ALBEF):
     loss = ica_weight · ica + code_weight · (transport + text_to_prototype + image_to_prototype) + itm + mlm
 
     The rows of the paper's ablation are `objectives`: a is ("itc", "itm", "mlm"), b has "ica" in place of "itc", and
-    "code" joins either. The paper gives every loss the weight 1 and the codewords the learnt temperature. Small models
-    do better with a small weight and a temperature of the codewords' own, so `tiny` has these.
+    "code" joins either. The paper gives every loss the weight 1 and the codewords the learnt temperature. `tiny` has a
+    small weight and a temperature of the codewords' own; `vlnotes.claims.codis` has an arm for either way.
 
     Args:
         encoders: the student.
