@@ -309,7 +309,7 @@ def test_a_run_of_retrieval_looks_before_and_after_tuning():
     from vlnotes.claims import retrieval
 
     small = {"pictures": 24, "steps": 2, "albef_steps": 2, "batch_size": 12, "albef_batch": 6, "tuning_pictures": 24}
-    tiny = retrieval.TINY | small | {"tuning_steps": 2, "gallery": 12, "k": 3, "size": 32, "queue_size": 12}
+    tiny = retrieval.TINY | small | {"tuning_steps": 2, "gallery": 12, "k": 3, "queue_size": 12}
     found = retrieval.run(tiny, 0)
     assert all(0 <= value <= 1 for value in found.values() if isinstance(value, float))
     for who in ("clip", "itc", "albef"):

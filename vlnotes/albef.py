@@ -830,6 +830,7 @@ def rerank(
     def again(pairs: Tensor) -> Tensor:
         """Scores (N, M) with the pairs (S, 2) of picture and text looked at."""
         scores = (cosine - BEHIND).clone()
+        pairs = pairs[mask[pairs[:, 1]].sum(1).argsort()]  # long captions together: padding at the end costs time
         parts = pairs.split(batch_size) if len(pairs) else ()
         if progress:
             import sys
@@ -839,7 +840,7 @@ def rerank(
             parts = tqdm(parts, desc="re-ranking", file=sys.stdout, ncols=100, mininterval=0.5)
         for part in parts:
             i, j = part.T
-            used = int(mask[j].any(0).nonzero().max()) + 1  # padding at the end costs time
+            used = int(mask[j].any(0).nonzero().max()) + 1
             no, yes = model.match(image_tokens[i], text_tokens[j, :used], mask[j, :used]).float().T
             scores[i, j] = (yes - no if by == "odds" else yes) + add_similarity * cosine[i, j]
         return scores.cpu()

@@ -16,13 +16,14 @@ from vlnotes.weights import load
 
 TINY = {
     **{"domain": "paper", "pictures": 8000, "things": 2, "kinds": ["full"], "mismatch": 0.2, "partial": 0.1},
-    **{"size": 64, "length": 24, "batch_size": 32, "steps": 400, "learning_rate": 1e-3, "layers": 2},
+    **{"size": 64, "length": 24, "batch_size": 32, "steps": 200, "learning_rate": 2e-3, "layers": 2},
     **{"queue_size": 1024, "momentum": 0.99, "distill_weight": 0.4, "distill": ["itc", "mlm"]},
-    **{"objectives": ["itc", "itm", "mlm"], "hard_negatives": True, "start": "clip-paper"},
+    **{"objectives": ["itc", "itm", "mlm"], "hard_negatives": True, "start": "clip-paper", "mask_probability": 0.3},
 }
 KS = (16, 64)  # how many of each query are re-ranked
-GALLERY = 200  # pictures in which is searched
-TEST = 600  # scenes of test for the other scores, less where a score is dear
+GALLERY = 120  # pictures in which is searched, every second one a neighbour of the one before
+TEST = 400  # scenes of test for the other scores, less where a score is dear
+ALL = 60  # pictures among which ITM alone looks at every pair
 
 
 @lru_cache(maxsize=4)
@@ -55,6 +56,7 @@ def build(settings: dict, seed: int) -> tuple[ALBEF, object]:
     clip, tokenizer = load("clip-paper")
     epoch = settings["pictures"] // settings["batch_size"]
     names = ("size", "layers", "queue_size", "momentum", "distill_weight", "distill", "objectives", "hard_negatives")
+    names += ("mask_probability",)
     options = {name: settings[name] for name in names}
     model = ALBEF.tiny(len(tokenizer), seed=seed, ramp_steps=epoch, **options)
     return (model.start_from(clip) if settings["start"] else model), tokenizer
@@ -68,11 +70,11 @@ def run(settings: dict, seed: int) -> dict:
         seed: of the weights, the shuffles, masks and negatives; all runs see the same pictures and captions.
 
     Returns:
-        All on clean test scenes, in [0, 1]. itc, rerank16, rerank64: any-true recall at 1, mean of both
-        directions, in a gallery of 200; both16: the 16 ranked by log-odds plus ITC's logit; gain, late, gain_both:
-        rerank16 - itc, rerank64 - rerank16, both16 - itc; everything: ITM alone
-        ranks all pairs of 60 pictures; itm_choice, itc_choice: the true one of two one-edit sentences, mean over the
-        kinds; colour_gap, noun_gap: hidden words right with the own minus with another picture; pointing,
+        All on clean test scenes, in [0, 1]. itc, rerank16, rerank64: any-true recall at 1, mean of both directions,
+        in a gallery of 120 where every picture stands beside a one-edit neighbour; both16: the 16 ranked by log-odds
+        plus ITC's logit; gain, late, gain_both: rerank16 - itc, rerank64 - rerank16, both16 - itc; everything: ITM
+        alone ranks all pairs of 60 pictures; itm_choice, itc_choice: the true one of two one-edit sentences, mean over
+        the kinds; colour_gap, noun_gap: hidden words right with the own minus with another picture; pointing,
         pointing_itc, pointing_gain: expressions, the best block of ITM, ITC, and the difference. Curves and device.
     """
     model, tokenizer = build(settings, seed)
@@ -104,6 +106,7 @@ def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
     """
     test = _scenes(settings["domain"], TEST, "test", settings["things"])
     size, length = settings["size"], settings["length"]
+    hard = world.beside_neighbours(test[: GALLERY // 2])
     found: dict[str, float] = {}
 
     def recall(scenes, k, way, **score):
@@ -116,11 +119,11 @@ def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
 
     if "itc" in settings["objectives"]:
         for k in (0, *KS):
-            recall(test[:GALLERY], k, f"rerank{k}" if k else "itc")
-        recall(test[:GALLERY], 16, "both16", by="odds", add_similarity=1 / float(model.temperature.detach()))
+            recall(hard, k, f"rerank{k}" if k else "itc")
+        recall(hard, 16, "both16", by="odds", add_similarity=1 / float(model.temperature.detach()))
         found |= {"gain": found["rerank16"] - found["itc"], "late": found["rerank64"] - found["rerank16"]}
         found["gain_both"] = found["both16"] - found["itc"]
-    recall(test[: TEST // 10], TEST // 10, "everything")
+    recall(test[:ALL], ALL, "everything")
     bound = binding_scores(model, tokenizer, test, size=size, length=length, most=TEST // 4)
     for way, kinds in bound.items():
         found[f"{way}_choice"] = sum(kind["choice"] for kind in kinds.values()) / len(kinds)
@@ -148,8 +151,6 @@ STUDY = Study(
         "ITC, towers not aligned before": SCRATCH,
         "aligned, plain": {"hard_negatives": False, "distill": []},
         "random negatives": {"hard_negatives": False},
-        "no teacher in ITC": {"distill": ["mlm"]},
-        "no teacher in MLM": {"distill": ["itc"]},
         "no teacher": {"distill": []},
         "teacher, clean": {"mismatch": 0.0, "partial": 0.0},
         "no teacher, clean": {"distill": [], "mismatch": 0.0, "partial": 0.0},
@@ -195,15 +196,15 @@ CLAIMS = [
         "A3",
         "A teacher's share in ITC's targets helps retrieval by ITC",
         "+0.3 (mean recall)",
-        contrast={"ALBEF": 1, "no teacher in ITC": -1},
+        contrast={"ALBEF": 1, "no teacher": -1},
         score="itc",
         **_STUDY,
     ),
     Claim(
         "A3b",
-        "A teacher's share in MLM's targets helps retrieval (16 re-ranked)",
-        "+0.1 (mean recall)",
-        contrast={"ALBEF": 1, "no teacher in MLM": -1},
+        "and, with its share in MLM's, retrieval in two stages (16 re-ranked)",
+        "+0.1 more (mean recall)",
+        contrast={"ALBEF": 1, "no teacher": -1},
         score="rerank16",
         **_STUDY,
     ),
