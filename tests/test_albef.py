@@ -600,6 +600,21 @@ def test_it_takes_over_a_clip():
         tiny().start_from(CLIP.tiny(41))
 
 
+def test_from_an_albef_it_takes_all_but_the_past():
+    old = tiny(seed=1, queue_size=8).train()
+    for _ in range(2):
+        old(batch())
+    fresh = tiny(seed=0, queue_size=4)
+    before = fresh.image_queue.features.clone()
+    fresh.start_from(old)
+    assert int(fresh.steps) == 0 and fresh.image_queue.filled == 0 and torch.equal(fresh.image_queue.features, before)
+    for name, value in old.state_dict().items():
+        if not name.startswith(("image_queue", "text_queue", "steps")):
+            assert torch.equal(value, fresh.state_dict()[name]), name
+    with pytest.raises(ValueError, match="this ALBEF has other towers or another vocabulary"):
+        tiny().start_from(ALBEF.tiny(41, layers=1, size=32))
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     model = tiny(momentum=0.9).train()
     model(batch())

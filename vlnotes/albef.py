@@ -485,27 +485,33 @@ class ALBEF(nn.Module):
         model.built = {"vocab_size": vocab_size, **kept, **options}
         return model
 
-    def start_from(self, clip: nn.Module) -> "ALBEF":
-        """Take over the towers and projections of a trained CLIP, for student and teacher: alignment came before.
+    def start_from(self, other: nn.Module) -> "ALBEF":
+        """Take over what another model has learnt: of a CLIP towers and projections, alignment came before; of an
+        ALBEF all but its queues and its count of steps, for other pictures may follow.
 
         Args:
-            clip: a `CLIP` with the same towers.
+            other: a trained `CLIP` with the same towers, or an ALBEF with the same encoders.
 
         Returns:
             This model.
 
         Raises:
-            ValueError: other towers, or another vocabulary.
+            ValueError: other towers or encoders, or another vocabulary.
         """
         names = ("image_encoder", "text_encoder", "image_projection", "text_projection")
+        past = ("image_queue.", "text_queue.", "steps")
         try:
+            if isinstance(other, ALBEF):
+                lasting = {name: value for name, value in other.state_dict().items() if not name.startswith(past)}
+                self.load_state_dict(self.state_dict() | lasting)
+                return self
             for encoders in (self.student, self.teacher):
                 for name in names:
-                    getattr(encoders, name).load_state_dict(getattr(clip, name).state_dict())
+                    getattr(encoders, name).load_state_dict(getattr(other, name).state_dict())
         except (RuntimeError, AttributeError) as error:
-            raise ValueError(f"this {type(clip).__name__} has other towers or another vocabulary: {error}") from error
+            raise ValueError(f"this {type(other).__name__} has other towers or another vocabulary: {error}") from error
         with torch.no_grad():
-            self.temperature.fill_(float(clip.temperature)).clamp_(COLDEST, HOTTEST)
+            self.temperature.fill_(float(other.temperature)).clamp_(COLDEST, HOTTEST)
         return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

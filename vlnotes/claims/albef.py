@@ -16,7 +16,7 @@ from vlnotes.weights import load
 
 TINY = {
     **{"domain": "paper", "pictures": 8000, "things": 2, "kinds": ["full"], "mismatch": 0.2, "partial": 0.1},
-    **{"size": 64, "length": 24, "batch_size": 32, "steps": 200, "learning_rate": 2e-3, "layers": 2},
+    **{"size": 64, "length": 24, "batch_size": 32, "steps": 200, "learning_rate": 1e-3, "layers": 2},
     **{"queue_size": 1024, "momentum": 0.99, "distill_weight": 0.4, "distill": ["itc", "mlm"]},
     **{"objectives": ["itc", "itm", "mlm"], "hard_negatives": True, "start": "clip-paper", "mask_probability": 0.3},
 }
@@ -140,15 +140,15 @@ def scores(model: ALBEF, tokenizer, settings: dict) -> dict[str, float]:
     return found
 
 
-SCRATCH = {"start": "", "hard_negatives": False, "distill": []}  # without ITC there is nothing to draw or soften by
 STUDY = Study(
     name="05.albef",
     run=run,
     common={"tiny": TINY},
     arms={
         "ALBEF": {},
-        "no ITC, towers not aligned": {"objectives": ["itm", "mlm"], **SCRATCH},
-        "ITC, towers not aligned before": SCRATCH,
+        "no ITC, towers not aligned": {  # so there is nothing to draw or to soften by
+            **{"objectives": ["itm", "mlm"], "start": "", "hard_negatives": False, "distill": []},
+        },
         "aligned, plain": {"hard_negatives": False, "distill": []},
         "random negatives": {"hard_negatives": False},
         "no teacher": {"distill": []},
@@ -163,16 +163,8 @@ CLAIMS = [
         "A1",
         "Align before you fuse: towers aligned by ITC before and during, against no ITC at all; ITM alone ranks 60",
         "the largest gain of all, +2.6 and +3.1 (mean recall, MLM and ITM with and without ITC)",
-        why="the aligned towers have learnt before, from clean captions",
+        why="the aligned towers have learnt before",
         contrast={"aligned, plain": 1, "no ITC, towers not aligned": -1},
-        score="everything",
-        **_STUDY,
-    ),
-    Claim(
-        "A1b",
-        "also where all weights are random at first: ITC beside ITM and MLM, equal steps; ITM alone ranks 60",
-        "as above",
-        contrast={"ITC, towers not aligned before": 1, "no ITC, towers not aligned": -1},
         score="everything",
         **_STUDY,
     ),

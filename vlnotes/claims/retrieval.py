@@ -69,25 +69,17 @@ def run(settings: dict, seed: int) -> dict:
     options = {"layers": trained.built["layers"], "seed": seed}
     options |= {name: settings[name] for name in ("size", "queue_size", "momentum")}
     albef = ALBEF.tiny(len(tokenizer), ramp_steps=settings["albef_steps"] // 2, **options)
-    albef.load_state_dict(_without_the_past(trained, albef))
-    albef.start_from(clip)
+    albef.start_from(trained).start_from(clip)
     learn(albef, seen, settings["albef_steps"], settings["albef_rate"], 1)
     learn(clip, seen, round(settings["albef_steps"] * ratio), settings["learning_rate"], 1)
     found = _scores(clip, albef, tokenizer, settings, "zero")
 
     tuned = ALBEF.tiny(len(tokenizer), objectives=("itc", "itm"), same_ids=True, ramp_steps=100, **options)
-    tuned.load_state_dict(_without_the_past(albef, tuned))
+    tuned.start_from(albef)
     learn(tuned, few, round(settings["tuning_steps"] / ratio), settings["tuning_rate"], 2)
     learn(clip, few, settings["tuning_steps"], settings["tuning_rate"], 2)
     found |= _scores(clip, tuned, tokenizer, settings, "tuned")
     return found | {"device": str(next(clip.parameters()).device)}
-
-
-def _without_the_past(albef: ALBEF, fresh: ALBEF) -> dict[str, Tensor]:
-    """Weights of the trained one; queues and the step counter of the fresh one: other pictures, other ids."""
-    past = ("image_queue.", "text_queue.", "steps")
-    kept = {name: value for name, value in albef.state_dict().items() if not name.startswith(past)}
-    return fresh.state_dict() | kept
 
 
 def _batches(parts: list[world.Pairs], tokenizer, length: int) -> tuple[Tensor, Batch, Tensor]:
