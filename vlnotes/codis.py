@@ -77,6 +77,7 @@ def ica_loss(
         ValueError: what `itc_loss` refuses.
 
     Equation: CODIS (Duan et al. 2022), the intra-cross alignment loss.
+    Notebook: 09_codis, section 1.
     """
     v, w, tv, tw = image_features, text_features, teacher_image_features, teacher_text_features
     shared = {"temperature": temperature, "distill_weight": distill_weight, "ids": ids, "tiled": tiled}
@@ -108,6 +109,7 @@ def assign(cost: Tensor, assignment: str = "ipot", *, beta: float = 0.5, outer: 
         ValueError: another assignment, and what `vlnotes.transport` refuses.
 
     Equation: CODIS (Duan et al. 2022), algorithm 2; SwAV (Caron et al. 2020), equation 4.
+    Notebook: 09_codis, section 2.
     """
     if assignment not in ASSIGNMENTS:
         raise ValueError(f"assignment is {assignment!r}; expected one of {', '.join(ASSIGNMENTS)}")
@@ -183,6 +185,7 @@ def codebook_loss(
             a bad temperature or beta, NaN or infinity.
 
     Equation: CODIS (Duan et al. 2022), equation 2 and the codebook loss.
+    Notebook: 09_codis, section 2.
     """
     check_pairs(image_features, text_features, NAMES)
     check_pairs(teacher_image_features, teacher_text_features, TEACHER_NAMES)

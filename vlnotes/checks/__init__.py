@@ -35,6 +35,7 @@ from vlnotes.checks.n08_optimal_transport import (
     log_sinkhorn,
     repaired,
 )
+from vlnotes.checks.n09_codis import code_targets, codes_in_use, prototype_loss, same_codeword
 
 __all__ = [
     "Exercise",
@@ -46,7 +47,9 @@ __all__ = [
     "ceiling",
     "chance",
     "cheapest_pairing",
+    "code_targets",
     "codebook_gradient",
+    "codes_in_use",
     "collapsed",
     "cosine",
     "entailment_loss",
@@ -67,12 +70,14 @@ __all__ = [
     "mixed_targets",
     "online_logsumexp",
     "pairs_looked_at",
+    "prototype_loss",
     "push_rows",
     "queue_ages",
     "r_at_1",
     "ramp",
     "rank_answers",
     "repaired",
+    "same_codeword",
     "sentence_of",
     "shared_parameters",
     "soft_words",

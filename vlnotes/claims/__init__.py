@@ -5,7 +5,7 @@
 
 import sys
 
-from vlnotes.claims import clip, domains, downstream, moco
+from vlnotes.claims import albef, clip, domains, downstream, moco, relations, retrieval
 from vlnotes.claims.engine import (
     ENOUGH,
     RUNS,
@@ -44,8 +44,14 @@ __all__ = [
     "verdict",
 ]
 
-STUDIES = {study.name: study for study in (domains.STUDY, clip.TEMPERATURE, moco.STUDY, downstream.STUDY)}
-CLAIMS = [*moco.CLAIMS]
+STUDIES = {
+    study.name: study
+    for study in (
+        *(domains.STUDY, clip.TEMPERATURE, moco.STUDY, albef.STUDY, retrieval.STUDY, relations.STUDY),
+        downstream.STUDY,
+    )
+}
+CLAIMS = [*moco.CLAIMS, *albef.CLAIMS]
 
 
 def table(name: str, shown: tuple[str, ...] = ("i2t@1", "t2i@1", "i2t@10"), arms=None) -> str:

@@ -22,10 +22,9 @@ from vlnotes.world.domains import CONCEPTS
 
 TINY = {
     **{"domain": "paper", "pictures": 4000, "size": 64, "length": 20, "batch_size": 48, "steps": 300},
-    **{"learning_rate": 1e-3, "objective": "mlm", "places": "sinusoids", "tested": 300},
+    **{"learning_rate": 1e-3, "objective": "mlm", "tested": 300},
 }
 OBJECTIVES = ("mlm", "itm")
-PLACES = ("sinusoids", "random")
 
 
 class Asked(nn.Module):
@@ -89,8 +88,8 @@ def run(settings: dict, seed: int) -> dict:
     """Learn relations for a while, then count.
 
     Args:
-        settings: as `TINY`; places "random" puts random vectors where the code of places was.
-        seed: of the shuffles, and of random places.
+        settings: as `TINY`.
+        seed: of the shuffles.
 
     Returns:
         In [0, 1], on unseen scenes: hidden, hidden_shuffled: telling words said right with the own picture and with
@@ -98,15 +97,9 @@ def run(settings: dict, seed: int) -> dict:
         colours still said right. loss_curve (means of twentieths, nats) and device.
 
     Raises:
-        ValueError: an objective or places that are not known.
+        ValueError: an objective that is not known.
     """
-    if settings["places"] not in PLACES:
-        raise ValueError(f"places is {settings['places']!r}; expected one of {', '.join(PLACES)}")
     albef, tokenizer = load("albef-paper")
-    dice = torch.Generator().manual_seed(seed)
-    if settings["places"] == "random":
-        places = albef.student.places
-        places.data = places.std().detach() * torch.randn(places.shape, generator=dice)
     known = tokenizer.get_vocab()
     telling = [known[word] for word, (role, _) in CONCEPTS.items() if role == "relation" and word in known]
     model = Asked(albef, torch.tensor(telling), settings["objective"])
@@ -132,7 +125,6 @@ STUDY = Study(
     common={"tiny": TINY},
     arms={
         "hide the telling word": {},
-        "hide the telling word, random places": {"places": "random"},
         "tell flipped pictures apart": {"objective": "itm"},
     },
     seeds=3,

@@ -112,4 +112,4 @@ def _scores(clip: CLIP, albef: ALBEF, tokenizer, settings: dict, stage: str) -> 
     return found
 
 
-STUDY = Study(name="05.retrieval", run=run, common={"tiny": TINY}, arms={"four domains, then pixel": {}}, seeds=3)
+STUDY = Study(name="05.retrieval", run=run, common={"tiny": TINY}, arms={"four domains, then pixel": {}}, seeds=2)
