@@ -162,7 +162,7 @@ def gradient(mask, dtype=torch.float64, **more):
 def test_its_own_belief_teaches_nothing():
     """The same forward, no swap, one temperature: target and prediction are one, and p - p is 0."""
     assert max(gradient(ALL)) < 1e-14
-    assert max(gradient(ALL, torch.float32)) < 1e-6  # of sums of numbers near 5
+    assert max(gradient(ALL, torch.float32)[:2]) < 1e-7
     assert min(gradient(SOME)) > 1e-2  # the aligned rows teach
 
 
@@ -369,7 +369,7 @@ def test_baselines_name_what_is_wrong():
     with pytest.raises(TypeError, match="subset: expected a bool tensor"):
         self_entropy_loss(v, w, temperature=0.2, subset=SOME.long())
     for weight in (-1.0, math.nan):
-        with pytest.raises(ValueError, match="entropy_weight: expected 0 or more"):
+        with pytest.raises(ValueError, match="entropy_weight: expected a number of 0 or more"):
             self_entropy_loss(v, w, temperature=0.2, entropy_weight=weight)
     for loss in (self_entropy_loss, label_smoothing_loss):
         with pytest.raises(ValueError, match="^text_features: .*NaN"):

@@ -7,7 +7,6 @@ its description says so.
 """
 
 import math
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,15 @@ from torch import Tensor, nn
 from vlnotes.clip import CLIP, project
 from vlnotes.contrastive import clip_loss
 from vlnotes.momentum import momentum_copy, momentum_update
-from vlnotes.validate import check_device, check_finite, check_fraction, check_pairs, check_temperature
+from vlnotes.validate import (
+    check_device,
+    check_finite,
+    check_fraction,
+    check_pairs,
+    check_temperature,
+    check_weight,
+    wide_dtype,
+)
 
 SWAPS = ("transposed", "rows", None)
 NAMES = ("image_features", "text_features")
@@ -269,8 +276,7 @@ def self_entropy_loss(
     """
     check_pairs(image_features, text_features, NAMES)
     check_temperature(temperature)
-    if not (math.isfinite(entropy_weight) and entropy_weight >= 0):
-        raise ValueError(f"entropy_weight: expected 0 or more, got {entropy_weight:g}")
+    check_weight(entropy_weight, "entropy_weight")
     if subset is not None:
         _check_mask(subset, "subset", len(image_features))
         if not bool(subset.any()):
@@ -449,7 +455,7 @@ def _check_mask(mask: Tensor, name: str, rows: int) -> None:
 
 def _logits(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
     """(N, M) in float32 or wider, to the last bit those of `clip_loss`."""
-    dtype = reduce(torch.promote_types, (x.dtype, y.dtype), torch.float32)
+    dtype = wide_dtype(x, y)
     if isinstance(temperature, Tensor):
         temperature = temperature.reshape(())
     return x.to(dtype) / temperature @ y.to(dtype).T
