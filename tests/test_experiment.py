@@ -26,7 +26,9 @@ from vlnotes.experiment.run import Run
 from vlnotes.experiment.scoring import retrieval_scores
 from vlnotes.metrics import recall_at_k
 from vlnotes.moco import MoCo
+from vlnotes.psd import PSD
 from vlnotes.text import encode, load_tokenizer, train_tokenizer
+from vlnotes.xclip import NCLIP, XCLIP
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (40, 70, 210), "yellow": (230, 210, 50)}
 
@@ -63,7 +65,15 @@ def test_it_learns_and_leaves_everything_behind(folder, tmp_path):
     assert model.text_features(words["input_ids"], words["attention_mask"]).shape == (1, 128)
 
 
-@pytest.mark.parametrize("start", [train_on, train_albef_on, train_codis_on])
+def train_psd_on(*given, **options):
+    return train_on(*given, kind=PSD, momentum=0.9, **options)
+
+
+def train_xclip_on(*given, **options):
+    return train_on(*given, kind=XCLIP, mean_momentum=0.5, **options)
+
+
+@pytest.mark.parametrize("start", [train_on, train_albef_on, train_codis_on, train_psd_on, train_xclip_on])
 def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch, capsys, start):
     options = {**OPTIONS, "steps": 30 if start is train_on else 6}
     third = 2 * options["steps"] // 3
@@ -174,6 +184,52 @@ def test_codis_trains_and_says_how_its_codewords_are_used(folder, tmp_path, caps
     assert set(record["codebook"]) == {"images", "texts"} and all(1 <= n <= 4 for n in record["codebook"].values())
     assert "ITM re-ranks" in shown and f"codewords in use: {record['codebook']['images']:.0f} by pictures" in shown
     assert int(CODIS.load(out).steps) == 3
+
+
+def test_psd_doubts_more_until_the_last_step(folder, tmp_path):
+    import pandas as pd
+
+    out = tmp_path / "run"
+    record = train_on(folder, out, **{**OPTIONS, "steps": 4}, kind=PSD, maximum=0.6)
+    assert record == json.loads((out / "record.json").read_text())
+    assert (record["method"], set(record["last"])) == ("psd", {"loss"}) and "codebook" not in record
+    assert (record["settings"]["ramp_steps"], record["settings"]["maximum"]) == (4, 0.6)
+    shares = pd.read_csv(out / "history.csv")["unaligned_fraction"].tolist()
+    assert shares == pytest.approx([0, 0.6 * (1 - 0.5**0.5) / 2, 0.3, 0.6 * (1 + 0.5**0.5) / 2], abs=1e-6)
+    assert int(PSD.load(out).steps) == 4
+    record = train_on(folder, tmp_path / "timed", **{**OPTIONS, "steps": None, "minutes": 1e-3}, kind=PSD)
+    assert record["settings"]["ramp_steps"] == 20  # ten epochs of two batches
+    record = train_on(folder, tmp_path / "told", **{**OPTIONS, "steps": 2}, kind=PSD, ramp_steps=0)
+    assert record["settings"]["ramp_steps"] == 0
+
+
+@pytest.mark.parametrize("kind", [NCLIP, XCLIP])
+def test_nclip_and_xclip_say_how_their_codes_are_used(concepts, tmp_path, capsys, kind):
+    out, parts = tmp_path / "run", {"cross_entropy", "mean_entropy", "entropy_of_mean"}
+    record = train_on(concepts, out, **{**OPTIONS, "steps": 2, "progress": True}, kind=kind, codewords=5, norm="cosine")
+    assert record == json.loads((out / "record.json").read_text())
+    assert record["method"] == kind.__name__.lower() and record["settings"]["norm"] == "cosine"
+    assert set(record["last"]) == {"loss", *parts, *(("clip", "nclip") if kind is XCLIP else ())}
+    assert record["codebook"].keys() == {"images", "texts", "purity", "nmi"}
+    assert all(1 <= record["codebook"][name] <= 5 for name in ("images", "texts"))
+    assert f"codewords in use: {record['codebook']['images']:.0f} by pictures" in capsys.readouterr().out
+    model = kind.load(out)
+    codes = model.image_logits(
+        Run(concepts, out, "x", size=32, batch_size=8, seed=0, skip_bad=False, progress=False).test_images
+    )
+    share = torch.bincount(codes.argmax(1)) / 10
+    assert record["codebook"]["images"] == pytest.approx(float(torch.special.entr(share).sum().exp()), rel=1e-4)
+
+
+def test_an_unfinished_run_of_another_kind_or_setting_is_refused(folder, tmp_path, monkeypatch):
+    from vlnotes import experiment
+
+    monkeypatch.setattr(experiment, "retrieval_scores", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_on(folder, tmp_path / "run", **{**OPTIONS, "steps": 2}, kind=XCLIP, weight=0.1)
+    for more in ({"kind": XCLIP, "weight": 0.2}, {"kind": CLIP}):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            train_on(folder, tmp_path / "run", **{**OPTIONS, "steps": 2}, **more)
 
 
 @pytest.fixture
@@ -344,10 +400,18 @@ def test_the_command_line(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "codewords in use: " in out and "ITM looked at the best 2 texts and 2 pictures" in out
     assert json.loads((tmp_path / "codis" / "model.json").read_text())["built"]["codewords"] == 5
+    for method in ("psd", "nclip", "xclip"):
+        more = [] if method == "psd" else ["--codewords", "5"]
+        given = ["train", method, *words[2:5], str(tmp_path / method), *words[6:], "--batch-size", "8", *more]
+        assert main([*given, "--device", "cpu"]) == 0
+        out = capsys.readouterr().out
+        assert "gallery: 8 pictures, 16 captions" in out and ("codewords in use: " in out) == (method != "psd")
+        told = json.loads((tmp_path / method / "model.json").read_text())
+        assert told["model"] == method and told["built"].get("codewords", 5) == 5
     assert main([*words, "--rerank", "2"]) == 1
     assert "--rerank belongs to albef and codis; clip has no ITM" in capsys.readouterr().err
     assert main([*albef, "--codewords", "2"]) == 1
-    assert "--codewords belongs to codis; albef has no codebook" in capsys.readouterr().err
+    assert "--codewords belongs to codis and nclip and xclip; albef has no codebook" in capsys.readouterr().err
     assert main([*words, "--device", "cuda:99"]) == 1
     assert "not on this machine" in capsys.readouterr().err
     counts = ["--train", "6", "--val", "2", "--test", "2"]

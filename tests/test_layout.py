@@ -24,7 +24,7 @@ FLOORS = [
     {"checks"},
     {"__main__"},
 ]
-BUILDS_ON = {("codis", "albef"), ("downstream", "albef"), ("xclip", "clip"), ("modx", "clip")}
+BUILDS_ON = {("codis", "albef"), ("downstream", "albef"), ("psd", "clip"), ("xclip", "clip"), ("modx", "clip")}
 LIGHT = {"torch", "torchvision", "transformers", "numpy", "matplotlib", "PIL"}
 
 

@@ -35,7 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     world.add_argument("--seed", type=int, default=0)
 
     train = commands.add_parser("train", help="train a method on your own pictures and captions")
-    train.add_argument("method", choices=["clip", "moco", "albef", "codis"], help="moco looks at the pictures alone")
+    train.add_argument(
+        "method",
+        choices=["clip", "moco", "albef", "codis", "psd", "nclip", "xclip"],
+        help="moco looks at the pictures alone",
+    )
     train.add_argument(
         "--data", type=Path, required=True, help="COCO, Karpathy, Flickr30k or CSV captions, or a folder"
     )
@@ -48,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--learning-rate", type=float, default=3e-3)
     train.add_argument("--rerank", type=int, metavar="K", help="ITM looks at the best K again (default: 16)")
     train.add_argument("--gallery", type=int, metavar="N", help="rank at most N test pictures (default: 1000)")
-    train.add_argument("--codewords", type=int, metavar="C", help="codis: how many (default: 64)")
+    train.add_argument("--codewords", type=int, metavar="C", help="codis, nclip, xclip: how many (default: 64)")
     train.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--skip-bad", action="store_true", help="go on without bad entries, count and list them")
@@ -106,15 +110,22 @@ def _world(given) -> int:
 
 def _train(given) -> int:
     from vlnotes.experiment import train_albef_on, train_codis_on, train_moco_on, train_on
+    from vlnotes.psd import PSD
+    from vlnotes.xclip import NCLIP, XCLIP
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
-    own = {"rerank": ("albef", "codis"), "gallery": ("albef", "codis"), "codewords": ("codis",)}
+    coded = ("codis", "nclip", "xclip")
+    own = {"rerank": ("albef", "codis"), "gallery": ("albef", "codis"), "codewords": coded}
     closer = {name: value for name in own if (value := getattr(given, name)) is not None}
     for name in closer:
         if given.method not in own[name]:
             why = "has no codebook" if name == "codewords" else "has no ITM that looks again"
             raise ValueError(f"--{name} belongs to {' and '.join(own[name])}; {given.method} {why}")
-    {"clip": train_on, "moco": train_moco_on, "albef": train_albef_on, "codis": train_codis_on}[given.method](
+    others = {"moco": train_moco_on, "albef": train_albef_on, "codis": train_codis_on}
+    kinds = {"psd": PSD, "nclip": NCLIP, "xclip": XCLIP}
+    if given.method in kinds:
+        closer["kind"] = kinds[given.method]
+    others.get(given.method, train_on)(
         given.data,
         out,
         minutes=given.minutes,

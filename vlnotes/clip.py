@@ -42,7 +42,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     @classmethod
-    def tiny(cls, vocab_size: int = 512, *, image: str = "conv", dim: int = 128, seed: int = 0) -> "CLIP":
+    def tiny(cls, vocab_size: int = 512, *, image: str = "conv", dim: int = 128, seed: int = 0, **options) -> "CLIP":
         """A CLIP that two CPU cores train in a minute.
 
         Args:
@@ -50,6 +50,7 @@ class CLIP(nn.Module):
             image: the image tower, "conv", "resnet18" or "vit".
             dim: D.
             seed: of the initial weights; the global random state is left alone.
+            options: more of the class, JSON values.
 
         Returns:
             A CLIP with random weights; `model.built` remembers the arguments, so that `CLIP.load` can build it again.
@@ -57,19 +58,21 @@ class CLIP(nn.Module):
         Raises:
             ValueError: an unknown image tower.
         """
-        towers = {"conv": ConvTower, "resnet18": ResNetTower, "vit": ViTTower}
-        if image not in towers:
-            raise ValueError(f"image tower must be one of {sorted(towers)}, not {image!r}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = cls(towers[image](), TextTower(vocab_size, layers=1), dim=dim)
-        model.built = {"vocab_size": vocab_size, "image": image, "dim": dim}
+            model = cls(*tiny_towers(vocab_size, image), dim=dim, **options)
+        model.built = {"vocab_size": vocab_size, "image": image, "dim": dim, **options}
         return model
 
     @property
     def temperature(self) -> Tensor:
         """The learnt temperature, a scalar tensor that divides the cosines."""
         return torch.exp(-self.logit_scale)
+
+    @torch.no_grad()
+    def limit_scale(self) -> None:
+        """Bring the learnt temperature back to 0.01 where it fell below."""
+        self.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     def image_features(self, image: Tensor) -> Tensor:
         """Encode pictures.
@@ -80,7 +83,7 @@ class CLIP(nn.Module):
         Returns:
             (B, D) float32, L2-normalised.
         """
-        return F.normalize(self.image_projection(self.image_encoder(image).pooled).float(), dim=1)
+        return project(self.image_encoder(image).pooled, self.image_projection)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode captions.
@@ -92,7 +95,7 @@ class CLIP(nn.Module):
         Returns:
             (B, D) float32, L2-normalised.
         """
-        return F.normalize(self.text_projection(self.text_encoder(input_ids, attention_mask).pooled).float(), dim=1)
+        return project(self.text_encoder(input_ids, attention_mask).pooled, self.text_projection)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one batch.
@@ -103,8 +106,7 @@ class CLIP(nn.Module):
         Returns:
             dict(loss, temperature), scalars; "loss" in nats.
         """
-        with torch.no_grad():
-            self.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
+        self.limit_scale()
         image_features = self.image_features(batch["image"])
         text_features = self.text_features(batch["input_ids"], batch["attention_mask"])
         loss = clip_loss(image_features, text_features, temperature=self.temperature)
@@ -123,7 +125,7 @@ class CLIP(nn.Module):
         Raises:
             ValueError: a model that `tiny` did not build, which `load` could not build again.
         """
-        return save_model(self, "CLIP", folder, record)
+        return save_model(self, type(self).__name__, folder, record)
 
     @classmethod
     def load(cls, folder: str | Path) -> "CLIP":
@@ -138,38 +140,74 @@ class CLIP(nn.Module):
         Raises:
             ValueError: the folder lacks one of the two files, or they are of another model.
         """
-        return load_model(cls, "CLIP", folder)
+        return load_model(cls, cls.__name__, folder)
+
+
+def tiny_towers(vocab_size: int, image: str = "conv") -> tuple[nn.Module, nn.Module]:
+    """The small towers of every `tiny` that stands on CLIP, with random weights from the global state.
+
+    Args:
+        vocab_size: number of token ids.
+        image: "conv", "resnet18" or "vit".
+
+    Returns:
+        The image tower and the text tower.
+
+    Raises:
+        ValueError: an unknown image tower.
+    """
+    towers = {"conv": ConvTower, "resnet18": ResNetTower, "vit": ViTTower}
+    if image not in towers:
+        raise ValueError(f"image tower must be one of {sorted(towers)}, not {image!r}")
+    return towers[image](), TextTower(vocab_size, layers=1)
+
+
+def project(pooled: Tensor, projection: nn.Module) -> Tensor:
+    """From what a tower pooled into the shared space.
+
+    Args:
+        pooled: (B, W) float.
+        projection: from W to D.
+
+    Returns:
+        (B, D) float32, L2-normalised.
+    """
+    return F.normalize(projection(pooled).float(), dim=1)
 
 
 @torch.no_grad()
-def encode_images(model: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
+def encode_images(model: nn.Module, images: Tensor, batch_size: int = 256, way: str = "image_features") -> Tensor:
     """All pictures through the image tower, batch by batch, without gradient and in eval mode.
 
     Args:
         model: has `image_features(image)`.
         images: (N, 3, H, W) uint8 or float in [0, 1].
         batch_size: pictures at a time.
+        way: the model's method that encodes; "image_logits" for the codes of `vlnotes.xclip`.
 
     Returns:
-        (N, D) float32 on the CPU, L2-normalised.
+        (N, D) float32 on the CPU, L2-normalised; (N, C) for logits, which are not.
     """
-    return _encode(model, lambda part, device: model.image_features(part.to(device)), images.split(batch_size))
+    return _encode(model, lambda part, device: getattr(model, way)(part.to(device)), images.split(batch_size))
 
 
 @torch.no_grad()
-def encode_texts(model: nn.Module, tokens: dict[str, Tensor], batch_size: int = 512) -> Tensor:
+def encode_texts(
+    model: nn.Module, tokens: dict[str, Tensor], batch_size: int = 512, way: str = "text_features"
+) -> Tensor:
     """All captions through the text tower, batch by batch, without gradient and in eval mode.
 
     Args:
         model: has `text_features(input_ids, attention_mask)`.
         tokens: input_ids and attention_mask, each (M, L).
         batch_size: captions at a time.
+        way: the model's method that encodes; "text_logits" for the codes of `vlnotes.xclip`.
 
     Returns:
-        (M, D) float32 on the CPU, L2-normalised.
+        (M, D) float32 on the CPU, L2-normalised; (M, C) for logits, which are not.
     """
     parts = zip(tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size), strict=True)
-    return _encode(model, lambda part, device: model.text_features(part[0].to(device), part[1].to(device)), parts)
+    return _encode(model, lambda part, device: getattr(model, way)(part[0].to(device), part[1].to(device)), parts)
 
 
 def _encode(model: nn.Module, features, parts) -> Tensor:

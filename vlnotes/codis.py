@@ -7,7 +7,6 @@ the codewords, then each student predicts the codewords of the *other* modality.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from vlnotes.augment import Augmentation, augment
 from vlnotes.contrastive import soft_cross_entropy, soft_info_nce
 from vlnotes.text import Vocabulary
 from vlnotes.transport import ipot, sinkhorn
-from vlnotes.validate import check_device, check_features, check_finite, check_pairs, check_temperature
+from vlnotes.validate import check_device, check_features, check_finite, check_pairs, check_temperature, wide_dtype
 
 OBJECTIVES = ("ica", "code", "itm", "mlm")
 PAIRINGS = ("cross", "same")
@@ -209,7 +208,7 @@ def codebook_loss(
         check_finite(tensor.detach().float().sum(), "codebook_loss", **{name: tensor})
 
     with torch.autocast(image_features.device.type, enabled=False):
-        dtype = reduce(torch.promote_types, (t.dtype for t in (image_features, *known, codebook)), torch.float32)
+        dtype = wide_dtype(image_features, *known, codebook)
         words = F.normalize(codebook.to(dtype), dim=1)  # (C, D)
         cost = 1 - torch.stack(known).detach().to(dtype) @ words.T  # (2, N, C): pictures, texts
         plan = assign(cost, assignment, beta=beta, outer=outer, inner=inner)  # (2, N, C)

@@ -7,8 +7,6 @@ megabytes instead of gigabytes. For a small matrix there is nothing to save and 
 `tiled=None` decides by size.
 """
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from vlnotes.validate import (
     check_fraction,
     check_pairs,
     check_temperature,
+    wide_dtype,
 )
 
 
@@ -77,7 +76,7 @@ def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
         )
     check_device(target, logits, ("target", "logits"))
     target = target.detach()
-    loss = -(target * logits.to(_wide(target, logits)).log_softmax(-1)).sum(-1).mean()
+    loss = -(target * logits.to(wide_dtype(target, logits)).log_softmax(-1)).sum(-1).mean()
     check_finite(loss, "soft_cross_entropy", target=target, logits=logits)
     sums = target.float().sum(-1)
     if bool((target < 0).any()) or not bool(((sums - 1).abs() < 0.02).all()):
@@ -115,7 +114,7 @@ def distillation_targets(teacher_logits: Tensor, distill_weight: float, positive
     check_features(teacher_logits, "teacher_logits")
     check_fraction(distill_weight, "distill_weight")
     rows, columns = teacher_logits.shape
-    soft = teacher_logits.detach().to(_wide(teacher_logits)).softmax(1)  # (B, K)
+    soft = teacher_logits.detach().to(wide_dtype(teacher_logits)).softmax(1)  # (B, K)
     if positives is None:
         if columns < rows:
             raise ValueError(
@@ -365,15 +364,10 @@ def _queue_rows(x: Tensor, queue: Tensor) -> Tensor:
     return (x @ queue.T).logsumexp(1) + 0 * queue.sum()  # (B,)
 
 
-def _wide(*tensors: Tensor) -> torch.dtype:
-    """At least float32: near 100, a cosine of 1 at temperature 0.01, bfloat16 numbers are 0.5 apart."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
-
-
 def _scaled(x: Tensor, y: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     """Both in one wide dtype, the temperature folded into x, so that autograd derives its gradient by
     itself."""
-    dtype = _wide(x, y)
+    dtype = wide_dtype(x, y)
     if isinstance(temperature, Tensor):
         temperature = temperature.reshape(())
     return x.to(dtype) / temperature, y.to(dtype)

@@ -8,7 +8,9 @@ fault.
 
 import math
 import numbers
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 
@@ -123,6 +125,36 @@ def check_fraction(value: float, name: str) -> None:
         raise TypeError(f"{name}: expected a float in [0, 1], got {type(value).__name__}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a number in [0, 1], got {value:g}")
+
+
+def check_weight(value: float, name: str) -> None:
+    """Insist on a finite number of 0 or more.
+
+    Args:
+        value: a plain number.
+        name: what the caller calls it.
+
+    Raises:
+        TypeError: not a plain number.
+        ValueError: negative, NaN or infinite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number of 0 or more, got {type(value).__name__}")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: expected a number of 0 or more, got {value:g}")
+
+
+def wide_dtype(*tensors: Tensor) -> torch.dtype:
+    """What a loss computes in: at least float32. Near 100, a cosine of 1 at temperature 0.01, bfloat16 numbers are 0.5
+    apart.
+
+    Args:
+        tensors: of floating point numbers.
+
+    Returns:
+        The widest of their dtypes and float32.
+    """
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def check_finite(result: Tensor, name: str, **inputs: Tensor | None) -> None:

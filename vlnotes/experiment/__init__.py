@@ -12,8 +12,10 @@ from vlnotes.datasets import PairDataset, caption_targets, load_pictures
 from vlnotes.experiment.run import Run, batches_of
 from vlnotes.experiment.scoring import concept_numbers, neighbour_scores, retrieval_scores, scores_table
 from vlnotes.moco import MoCo, probe_features
+from vlnotes.psd import PSD
 from vlnotes.text import encode
 from vlnotes.train import epoch_indices
+from vlnotes.xclip import NCLIP, XCLIP
 
 __all__ = [
     "batches_of",
@@ -24,7 +26,10 @@ __all__ = [
     "train_moco_on",
     "train_on",
 ]
-HOUSEKEEPING = {"step", "loss", "temperature", "distill_weight", "learning_rate", "seconds"}  # of a history; no losses
+HOUSEKEEPING = {  # of a history; no losses
+    *("step", "loss", "temperature", "distill_weight", "unaligned_fraction", "learning_rate", "seconds")
+}
+RAMP = 10  # epochs after which PSD doubts most, where the number of steps is not known
 
 
 def train_on(
@@ -43,8 +48,13 @@ def train_on(
     skip_bad: bool = False,
     resume: bool = True,
     progress: bool = True,
+    kind: type[CLIP] | type[NCLIP] = CLIP,
+    **options,
 ) -> dict:
     """Train a small CLIP on pictures with captions, and say how good it is beside chance and a simple baseline.
+
+    The same course for what stands on CLIP's towers: `PSD`, `NCLIP` and `XCLIP`. PSD's unaligned share grows until the
+    last of the `steps`; where only the minutes are known, over ten epochs.
 
     Args:
         path: anything that `open_captions` reads.
@@ -61,26 +71,41 @@ def train_on(
         skip_bad: go on without entries that cannot be used; they are counted and listed.
         resume: go on with an unfinished run of the same settings in `out`.
         progress: print what happens and show bars.
+        kind: CLIP, PSD, NCLIP or XCLIP.
+        options: more of `kind.tiny`, JSON values.
 
     Returns:
-        The record that is also written to record.json: settings, data, times and the scores (shares in [0, 1]).
+        The record that is also written to record.json: settings, data, times and the scores (shares in [0, 1]). Where
+        the model has codes, "codebook" says how the test part uses them, as in `train_codis_on`.
 
     Raises:
-        ValueError: data that cannot be used, named by file and entry.
+        ValueError: data that cannot be used, named by file and entry, and what `kind` refuses.
     """
-    run = Run(path, out, "clip", size=size, batch_size=batch_size, seed=seed, skip_bad=skip_bad, progress=progress)
+    method = kind.__name__.lower()
+    run = Run(path, out, method, size=size, batch_size=batch_size, seed=seed, skip_bad=skip_bad, progress=progress)
     tokenizer, unknown = run.tokenizer()
-    model = CLIP.tiny(len(tokenizer), image=image, seed=seed)
+    more = options
+    if kind is PSD:
+        more = {"ramp_steps": steps or RAMP * -(-len(run.train_data) // run.batch_size), **options}
+    model = kind.tiny(len(tokenizer), image=image, seed=seed, **more)
     pairs = PairDataset(run.train_data, tokenizer, run.images, size=size, length=length)
     history = run.fit(
         model,
         batches_of(pairs, run.batch_size, seed),
-        {"image": image, "size": size, "length": length, "batch_size": run.batch_size},
+        {"image": image, "size": size, "length": length, "batch_size": run.batch_size, **options},
         **{"steps": steps, "minutes": minutes, "learning_rate": learning_rate, "device": device, "resume": resume},
     )
     scores = retrieval_scores(model, tokenizer, run, length)
-    record = run.finish(model, history, scores, tokenizer=tokenizer, unknown_test_tokens=unknown)
-    run.tell(record, f"\n{scores_table(scores)}\n", _gallery(scores))
+    record = run.finish(
+        model,
+        history,
+        scores,
+        tokenizer=tokenizer,
+        last=[name for name in history if name not in HOUSEKEEPING],
+        unknown_test_tokens=unknown,
+        **_codebook(model, tokenizer, run, length),
+    )
+    run.tell(record, f"\n{scores_table(scores)}{_used(record)}\n", _gallery(scores))
     return record
 
 
@@ -164,12 +189,10 @@ def train_albef_on(
         last=[name for name in history if name not in HOUSEKEEPING],
         unknown_test_tokens=unknown,
         rerank={"texts": min(rerank, scores["gallery"]["captions"]), "images": min(rerank, shown)},
-        **({"codebook": _codebook(model, tokenizer, run, length)} if isinstance(model, CODIS) else {}),
+        **_codebook(model, tokenizer, run, length),
     )
     close = f"ITM looked at the best {record['rerank']['texts']} texts and {record['rerank']['images']} pictures; "
-    used = record.get("codebook")
-    told = f"\ncodewords in use: {used['images']:.0f} by pictures, {used['texts']:.0f} by texts" if used else ""
-    run.tell(record, f"\n{scores_table(scores)}{told}\n", (close if rerank else "") + _gallery(scores))
+    run.tell(record, f"\n{scores_table(scores)}{_used(record)}\n", (close if rerank else "") + _gallery(scores))
     return record
 
 
@@ -269,15 +292,28 @@ def train_moco_on(
     return record
 
 
-def _codebook(model: CODIS, tokenizer, run: Run, length: int) -> dict[str, float]:
-    """How the test part uses the codewords."""
-    targets, count = caption_targets(run.test_data), len(model.codebook)
-    pictures = model.codes(encode_images(model, run.test_images))  # (N,)
-    texts = model.codes(encode_texts(model, encode(tokenizer, targets.captions, length)))  # (M,)
+def _codebook(model, tokenizer, run: Run, length: int) -> dict[str, dict[str, float]]:
+    """How the test part uses the codewords; nothing for a model that has none."""
+    if not isinstance(model, CODIS | NCLIP | XCLIP):
+        return {}
+    targets = caption_targets(run.test_data)
+    tokens = encode(tokenizer, targets.captions, length)
+    if isinstance(model, CODIS):
+        pictures, texts = model.codes(encode_images(model, run.test_images)), model.codes(encode_texts(model, tokens))
+    else:
+        pictures = encode_images(model, run.test_images, way="image_logits").argmax(1)  # (N,)
+        texts = encode_texts(model, tokens, way="text_logits").argmax(1)  # (M,)
     used = {"images": pictures, "texts": texts}
+    count = model.built["codewords"]
     found = {name: metrics.code_usage(codes, count)["perplexity"] for name, codes in used.items()}
     labels = concept_numbers(run.test_data)
-    return found | (metrics.cluster_agreement(pictures, labels) if labels is not None else {})
+    return {"codebook": found | (metrics.cluster_agreement(pictures, labels) if labels is not None else {})}
+
+
+def _used(record: dict) -> str:
+    """A line about the codewords, where there are any."""
+    used = record.get("codebook")
+    return f"\ncodewords in use: {used['images']:.0f} by pictures, {used['texts']:.0f} by texts" if used else ""
 
 
 def _gallery(scores: dict) -> str:
