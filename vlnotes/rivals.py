@@ -7,6 +7,7 @@ old pairs. How the paper adapted EWC and LwF to CLIP could not be verified; thes
 
 from collections.abc import Iterable, Iterator
 from functools import reduce
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -146,11 +147,12 @@ class EWC(Continual):
         weight: >= 0, the paper's λ.
         per_row: see `fisher`.
         rows: see `fisher`; the row gradients are its cost.
+        batches: how many batches of the phase that is over are looked at, at most.
         keep: in [0, 1], of the importance of earlier phases; 1 forgets none of it.
 
     Raises:
         TypeError: current is no CLIP.
-        ValueError: a negative weight, keep outside [0, 1], rows below 1.
+        ValueError: a negative weight, keep outside [0, 1], rows or batches below 1.
 
     Equation: EWC (Kirkpatrick et al. 2017), equation 3.
     """
@@ -162,14 +164,15 @@ class EWC(Continual):
         weight: float = 100.0,
         per_row: bool = True,
         rows: int | None = 16,
+        batches: int = 8,
         keep: float = 1.0,
     ):
         check_weight(weight)
         check_fraction(keep, "keep")
-        if rows is not None and rows < 1:
-            raise ValueError(f"rows is {rows}; expected 1 or more, or None for all")
-        super().__init__(current, weight=weight, per_row=per_row, rows=rows, keep=keep)
-        self.weight, self.per_row, self.asked, self.keep = weight, per_row, rows, keep
+        if batches < 1 or (rows is not None and rows < 1):
+            raise ValueError(f"expected rows and batches of 1 or more (rows may be None, all); got {rows}, {batches}")
+        super().__init__(current, weight=weight, per_row=per_row, rows=rows, batches=batches, keep=keep)
+        self.weight, self.per_row, self.asked, self.batches, self.keep = weight, per_row, rows, batches, keep
         count = len(self._weights())
         self.register_buffer("anchor", torch.zeros(count))
         self.register_buffer("importance", torch.zeros(count))
@@ -178,12 +181,12 @@ class EWC(Continual):
         """The weights are the new anchor, and `seen` says how important each is.
 
         Args:
-            seen: batches of the phase that is over; a few will do.
+            seen: batches of the phase that is over; the first few are taken.
 
         Raises:
             ValueError: no batches.
         """
-        found = fisher(self.current, seen, per_row=self.per_row, rows=self.asked)
+        found = fisher(self.current, islice(seen, self.batches), per_row=self.per_row, rows=self.asked)
         super().start_phase()
         self.importance.mul_(self.keep).add_(torch.cat([one.flatten() for one in found.values()]))
         self.anchor.copy_(self._weights().detach())
