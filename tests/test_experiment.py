@@ -20,13 +20,17 @@ from vlnotes.experiment import (
     train_albef_on,
     train_codis_on,
     train_moco_on,
+    train_modx_on,
     train_on,
 )
 from vlnotes.experiment.run import Run
 from vlnotes.experiment.scoring import retrieval_scores
-from vlnotes.metrics import recall_at_k
+from vlnotes.experiment.stream import stream_table
+from vlnotes.metrics import continual_scores, recall_at_k
 from vlnotes.moco import MoCo
+from vlnotes.modx import Continual, ModX
 from vlnotes.psd import PSD
+from vlnotes.rivals import EWC, Replay
 from vlnotes.text import encode, load_tokenizer, train_tokenizer
 from vlnotes.xclip import NCLIP, XCLIP
 
@@ -362,6 +366,197 @@ def test_codis_says_how_well_codewords_tell_concepts_apart(concepts, tmp_path):
     assert 0.3 <= record["codebook"]["purity"] <= 1  # the commonest of four colours among ten pictures
 
 
+MAKERS = ("pencil", "brush", "stamp")
+ON_A_STREAM = {**OPTIONS, "steps": 4, "batch_size": 8, "stream": "maker"}
+
+
+@pytest.fixture
+def makers(tmp_path):
+    """60 pictures of four colours by three makers, who draw on other grounds; 16 to train and 4 to test by each."""
+    rows = []
+    for i in range(60):
+        name, maker = list(COLOURS)[i % 4], i // 20
+        image = Image.new("RGB", (32, 32), (80 * maker, 255 - 100 * maker, 60))
+        image.paste(COLOURS[name], (4 + i % 3, 6, 24, 26))
+        image.save(tmp_path / f"{i}.png")
+        about = {"concept": f"{name} {i // 4}", "split": "train" if i % 20 < 16 else "test", "maker": MAKERS[maker]}
+        rows.append({"image": f"{i}.png", "caption": f"number {i // 4} in {name}", **about})
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    return tmp_path / "captions.json"
+
+
+def edited(path, change):
+    """The same data with every entry changed, beside it."""
+    rows = json.loads(path.read_text())
+    for number, row in enumerate(rows):
+        change(number, row)
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_a_stream_is_trained_phase_by_phase_and_every_domain_is_asked_again(makers, tmp_path):
+    out = tmp_path / "run"
+    record = train_modx_on(makers, out, **ON_A_STREAM, weight=2.0, order=["brush", "pencil", "stamp"])
+    assert record == json.loads((out / "record.json").read_text())
+    scores = record["scores"]
+    assert scores["phases"] == ["brush", "pencil", "stamp"] and len(scores["after"]) == 3 and record["steps"] == 12
+    assert record["method"] == "modx" and record["epochs"] == 2.0
+    settings = {"weight": 2.0, "reduction": "sum", "kl_temperature": 1.0, "stream": "maker"}
+    assert settings.items() <= record["settings"].items()
+    assert not list(out.glob("unfinished*")) and not (out / "stream.json").exists()
+    for row in (*scores["after"], scores["untrained"], scores["chance"]):
+        assert set(row) == set(MAKERS) and all(set(one) == {"by picture", "by concept"} for one in row.values())
+        assert set(row["brush"]["by picture"]) == {f"{way}@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)}
+    assert scores["chance"]["stamp"]["by picture"]["i2t@1"] == pytest.approx(1 / 4)
+    last = scores["after"][2]["pencil"]["by concept"]
+    assert scores["matrix"][2][1] == pytest.approx((last["i2t@1"] + last["t2i@1"]) / 2)
+    start = torch.tensor(
+        [
+            (one["by concept"]["i2t@1"] + one["by concept"]["t2i@1"]) / 2
+            for one in (scores["untrained"][name] for name in scores["phases"])
+        ]
+    )
+    assert scores["continual"] == pytest.approx(continual_scores(torch.tensor(scores["matrix"]), start))
+    table = stream_table(scores).splitlines()
+    assert len(table) == 6 and table[0].split()[-3:] == scores["phases"] and table[2].count("(") == 2
+    # each phase's teacher is the model of the phase before
+    models = [ModX.load(out / f"phase-{number}") for number in (1, 2)] + [ModX.load(out)]
+    assert [int(model.phase) for model in models] == [0, 1, 2] and models[0].old is None
+    for before, after in zip(models, models[1:], strict=False):
+        for name, value in after.old.state_dict().items():
+            assert torch.equal(value, before.current.state_dict()[name]), name
+    lines = (out / "history.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in lines[1:]]
+    assert [row["phase"] for row in rows] == [name for name in scores["phases"] for _ in range(4)]
+    assert [row["off_diagonal"] == "" for row in rows] == [True] * 4 + [False] * 8
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("kind", [ModX, EWC, Replay])
+@pytest.mark.parametrize("killed_in", [0, 1, 2])
+def test_a_stream_killed_in_the_middle_of_a_phase_goes_on(makers, tmp_path, monkeypatch, capsys, killed_in, kind):
+    from vlnotes import experiment
+    from vlnotes.experiment import stream
+
+    options = {**ON_A_STREAM, "kind": kind}
+    options |= {"memory": 6, "count": 3, "pixels": 32} if kind is Replay else {}
+    options |= {"rows": 1, "batches": 1} if kind is EWC else {}
+    whole = train_modx_on(makers, tmp_path / "a", **options)
+    real, real_train = stream.batches_of, experiment.run.train
+    made, asked = [], []
+
+    def watched(pairs, batch_size, seed):
+        inner, number = real(pairs, batch_size, seed), seed // 1000
+        made.append(number)
+
+        def batch_at(step):
+            asked.append((number, step))
+            if killing and asked.count((killed_in, 2)) and (number, step) == (killed_in, 2):
+                raise KeyboardInterrupt
+            return inner(step)
+
+        return batch_at
+
+    killing = True
+    monkeypatch.setattr(experiment.run, "train", lambda *a, **k: real_train(*a, **{**k, "checkpoint_seconds": 0}))
+    monkeypatch.setattr(stream, "batches_of", watched)
+    with pytest.raises(KeyboardInterrupt):
+        train_modx_on(makers, tmp_path / "b", **options)
+    assert (tmp_path / "b" / f"unfinished-{killed_in + 1}.safetensors").exists()
+    asked.clear()
+    killing = False
+    again = train_modx_on(makers, tmp_path / "b", **{**options, "progress": True})
+    told = capsys.readouterr().out
+    assert "going on with the unfinished run" in told
+    assert ("going on after phase" in told) == (killed_in > 0)
+    trained = [pair for pair in asked if pair[0] >= killed_in]
+    first = trained[: trained.index((killed_in, 3)) + 1]
+    assert first == [(killed_in, 2), (killed_in, 3)]  # and not from the start of the phase
+    assert not [pair for pair in asked if pair[0] < killed_in - 1]  # phases that are over are not trained again
+    assert again["scores"] == whole["scores"] and again["steps"] == whole["steps"] == 12
+    assert again["last"] == pytest.approx(whole["last"], rel=1e-4)
+    ours, theirs = kind.load(tmp_path / "b").state_dict(), kind.load(tmp_path / "a").state_dict()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_stream_killed_while_it_writes_its_record_is_not_trained_again(makers, tmp_path, monkeypatch):
+    from vlnotes.experiment import stream
+
+    real = stream._joined
+    monkeypatch.setattr(stream, "_joined", lambda histories: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM)
+    monkeypatch.setattr(stream, "_joined", real)
+    with pytest.raises(ValueError, match=r"belongs to another run; \(there, here\): \{'weight': \(20.0, 1.0\)\}"):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM, weight=1.0)
+    monkeypatch.setattr(ModX, "forward", lambda *given: pytest.fail("it trained again"))
+    assert train_modx_on(makers, tmp_path / "run", **ON_A_STREAM)["steps"] == 12
+    monkeypatch.undo()
+    (tmp_path / "run" / "stream.json").write_text("{")
+    with pytest.raises(ValueError, match="stream.json is damaged"):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM)
+    assert train_modx_on(makers, tmp_path / "run", **{**ON_A_STREAM, "resume": False})["steps"] == 12
+
+
+def test_without_concepts_recall_is_by_picture_and_fine_tuning_is_the_same_course(makers, tmp_path):
+    edited(makers, lambda number, row: row.pop("concept"))
+    record = train_modx_on(makers, tmp_path / "run", **{**ON_A_STREAM, "steps": 1}, kind=Continual)
+    assert record["method"] == "fine-tuning" and set(record["scores"]["after"][0]["stamp"]) == {"by picture"}
+    assert set(record["last"]) == {"loss", "clip"}
+
+
+def test_a_stream_from_disk_is_the_stream_from_memory(makers, tmp_path, monkeypatch):
+    a = train_modx_on(makers, tmp_path / "a", **{**ON_A_STREAM, "steps": 2})
+    monkeypatch.setattr("vlnotes.experiment.run.IN_MEMORY", 0)
+    b = train_modx_on(makers, tmp_path / "b", **{**ON_A_STREAM, "steps": 2})
+    assert a["scores"] == b["scores"] and a["last"] == b["last"]
+
+
+def test_a_small_phase_gets_smaller_batches(makers, tmp_path):
+    edited(makers, lambda number, row: row.update(maker="stamp" if 17 > number >= 5 else row["maker"]))
+    record = train_modx_on(makers, tmp_path / "run", **{**ON_A_STREAM, "steps": 5})
+    assert record["epochs"] == round((5 * 5 / 5 + 5 * 8 / 16 + 5 * 8 / 27) / 3, 2)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda n, row: n == 7 and row.pop("maker"),
+            r"1 of 48 pictures have no 'maker' \(such as .*fields here: .*maker",
+        ),
+        (lambda n, row: row.pop("maker"), r"48 of 48 pictures have no 'maker'.*fields here: caption, concept, image"),
+        (lambda n, row: n == 18 and row.update(maker=""), r"test part: 1 of 12 pictures have no 'maker'"),
+        (lambda n, row: row.update(maker=["a"]), r"maker is \['a'\] in one entry; expected a word or a number"),
+        (lambda n, row: row.update(maker=1), "maker is '1' everywhere; a stream needs 2 phases or more"),
+        (
+            lambda n, row: n == 0 and row.update(maker="ink"),
+            "phase 'ink' of maker has 1 training picture; .* at least 2",
+        ),
+        (lambda n, row: n < 2 and row.update(maker="ink"), "phase 'ink' of maker has no test pictures"),
+        (lambda n, row: n == 18 and row.update(maker="ink"), "test pictures of maker ink have no training phase"),
+    ],
+)
+def test_a_stream_names_what_its_data_lacks(makers, tmp_path, change, words):
+    edited(makers, change)
+    with pytest.raises(ValueError, match=words):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM)
+
+
+def test_a_stream_names_other_mistakes(makers, folder, tmp_path):
+    with pytest.raises(ValueError, match=r"of no sample: \['ink'\]"):  # an empty phase
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM, order=[*MAKERS, "ink"])
+    with pytest.raises(ValueError, match=r"in no group: \['stamp'\]"):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM, order=["pencil", "brush"])
+    with pytest.raises(ValueError, match="preset is 'best'; expected one of 'code', 'paper', 'code, any batch'"):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM, preset="best")
+    with pytest.raises(ValueError, match="weight: expected a finite number of 0 or more"):
+        train_modx_on(makers, tmp_path / "run", **ON_A_STREAM, weight=-1.0)
+
+
 def test_moco_from_disk_and_from_memory_are_the_same_and_no_concepts_no_score(folder, tmp_path, monkeypatch):
     a = train_moco_on(folder, tmp_path / "a", **{**OPTIONS, "steps": 3})
     monkeypatch.setattr("vlnotes.experiment.run.IN_MEMORY", 0)
@@ -412,6 +607,13 @@ def test_the_command_line(folder, tmp_path, capsys):
     assert "--rerank belongs to albef and codis; clip has no ITM" in capsys.readouterr().err
     assert main([*albef, "--codewords", "2"]) == 1
     assert "--codewords belongs to codis and nclip and xclip; albef has no codebook" in capsys.readouterr().err
+    modx = ["train", "modx", *words[2:4], "--out", str(tmp_path / "modx")]
+    assert main(modx) == 1
+    assert "modx trains on a stream: --stream FIELD" in capsys.readouterr().err
+    assert main([*words, "--stream", "maker"]) == 1
+    assert "--stream belongs to modx; clip trains on everything at once" in capsys.readouterr().err
+    assert main([*modx, "--stream", "maker"]) == 1
+    assert "have no 'maker'" in capsys.readouterr().err
     assert main([*words, "--device", "cuda:99"]) == 1
     assert "not on this machine" in capsys.readouterr().err
     counts = ["--train", "6", "--val", "2", "--test", "2"]
@@ -453,6 +655,18 @@ def test_real_pictures_open_and_train(realdata, tmp_path):
     assert record["data"]["layout"] == "karpathy"
     assert (record["data"]["train"], record["data"]["test"]) == (66, 21)
     assert record["scores"]["gallery"] == {"pictures": 21, "captions": 105}
+
+
+def test_a_stream_of_real_makers(realdata, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["train", "modx", "--data", str(realdata / "emoji_dev"), "--stream", "vendor", "--out", str(out)]
+    words += ["--steps", "1", "--size", "32", "--batch-size", "32", "--weight", "1", "--device", "cpu"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "phase 5 of 5" in told and "forgetting" in told
+    scores = json.loads((out / "record.json").read_text())["scores"]
+    assert scores["phases"] == ["noto", "twemoji", "emojitwo", "fluent3d", "fxemoji"]
+    assert len(scores["matrix"]) == 5 and all("by concept" in scores["after"][4][name] for name in scores["phases"])
 
 
 def test_albef_trains_on_real_pictures(realdata, tmp_path):

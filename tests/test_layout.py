@@ -17,14 +17,22 @@ FLOORS = [
     {"validate", "_tiled", "_batches", "_saving", "_caption_files", "_caption_readers", "_caption_checks"},
     {"world", "transport", "augment", "contrastive", "momentum", "text", "records"},
     {"datasets", "encoders", "fusion", "metrics", "disorder", "gradcam"},
-    {"clip", "moco", "albef", "downstream", "codis", "psd", "xclip", "modx"},
+    {"clip", "moco", "albef", "downstream", "codis", "psd", "xclip", "modx", "rivals"},
     {"train", "plots", "explorer", "blind", "scoring"},
     {"experiment", "environment", "weights"},
     {"claims"},
     {"checks"},
     {"__main__"},
 ]
-BUILDS_ON = {("codis", "albef"), ("downstream", "albef"), ("psd", "clip"), ("xclip", "clip"), ("modx", "clip")}
+BUILDS_ON = {
+    ("codis", "albef"),
+    ("downstream", "albef"),
+    ("psd", "clip"),
+    ("xclip", "clip"),
+    ("modx", "clip"),
+    ("rivals", "modx"),
+    ("rivals", "clip"),
+}
 LIGHT = {"torch", "torchvision", "transformers", "numpy", "matplotlib", "PIL"}
 
 

@@ -19,6 +19,7 @@ from vlnotes.metrics import (
     cluster_agreement,
     code_usage,
     colour_histogram,
+    continual_scores,
     histogram_baseline,
     knn,
     linear_probe,
@@ -562,3 +563,58 @@ def test_alignment_and_uniformity_by_hand():
         uniformity(x[:1])
     with pytest.raises(ValueError, match="scale 0"):
         uniformity(x, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------- streams
+
+
+def naive_continual(r, start):
+    last, phases = r[-1], len(r)
+    lost = [max(r[t][k] for t in range(k, phases - 1)) - last[k] for k in range(phases - 1)]
+    back = [last[k] - r[k][k] for k in range(phases - 1)]
+    ahead = [r[k - 1][k] - start[k] for k in range(1, phases)]
+    return {
+        "average": sum(last) / phases,
+        "learnt": sum(r[k][k] for k in range(phases)) / phases,
+        "forgetting": sum(lost) / (phases - 1),
+        "backward": sum(back) / (phases - 1),
+        "forward": sum(ahead) / (phases - 1),
+    }
+
+
+@pytest.mark.parametrize("phases", [2, 3, 6])
+def test_continual_scores_are_the_loop(phases):
+    dice = torch.Generator().manual_seed(phases)
+    r, start = (torch.rand(shape, generator=dice, dtype=torch.float64) for shape in ((phases, phases), (phases,)))
+    found = continual_scores(r, start)
+    assert found == pytest.approx(naive_continual(r.tolist(), start.tolist()))
+    without = continual_scores(r)
+    assert "forward" not in without and without.items() <= found.items()
+
+
+def test_forgetting_is_against_the_best_and_backward_against_the_first():
+    r = [[0.5, 0.9], [0.2, 0.8]]
+    found = continual_scores(torch.tensor(r))
+    assert found == pytest.approx({"average": 0.5, "learnt": 0.65, "forgetting": 0.3, "backward": -0.3})
+    # the second phase helps the first domain, the third takes it away again
+    found = continual_scores(torch.tensor([[0.5, 0, 0], [0.7, 0.6, 0], [0.4, 0.6, 0.9]]))
+    assert found["forgetting"] == pytest.approx((0.3 + 0) / 2) and found["backward"] == pytest.approx((-0.1 + 0) / 2)
+
+
+def test_only_what_counts_must_be_there():
+    r = torch.tensor([[0.5, 0.1, torch.nan], [0.7, 0.6, 0.2], [0.4, 0.6, 0.9]])
+    assert continual_scores(r, torch.zeros(3))["forward"] == pytest.approx(0.15)
+    r[0, 1] = torch.nan
+    assert continual_scores(r)["average"] == pytest.approx(1.9 / 3)
+    with pytest.raises(ValueError, match=r"recalls\[0, 1\] is nan"):
+        continual_scores(r, torch.zeros(3))
+
+
+def test_continual_scores_name_what_is_wrong():
+    for bad in (torch.zeros(2, 3), torch.zeros(1, 1), torch.zeros(3), torch.tensor(0.5)):
+        with pytest.raises(ValueError, match=r"recalls: expected \(T, T\)"):
+            continual_scores(bad)
+    with pytest.raises(ValueError, match=r"recalls\[1, 0\] is 55.0; expected a number in \[0, 1\]"):
+        continual_scores(torch.tensor([[0.5, 0.0], [55.0, 0.2]]))
+    with pytest.raises(ValueError, match=r"untrained: expected \(2,\)"):
+        continual_scores(torch.zeros(2, 2), torch.zeros(3))

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     train = commands.add_parser("train", help="train a method on your own pictures and captions")
     train.add_argument(
         "method",
-        choices=["clip", "moco", "albef", "codis", "psd", "nclip", "xclip"],
+        choices=["clip", "moco", "albef", "codis", "psd", "nclip", "xclip", "modx"],
         help="moco looks at the pictures alone",
     )
     train.add_argument(
@@ -53,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--rerank", type=int, metavar="K", help="ITM looks at the best K again (default: 16)")
     train.add_argument("--gallery", type=int, metavar="N", help="rank at most N test pictures (default: 1000)")
     train.add_argument("--codewords", type=int, metavar="C", help="codis, nclip, xclip: how many (default: 64)")
+    train.add_argument("--stream", metavar="FIELD", help="modx: a phase for every value of this field of the entries")
+    train.add_argument("--order", nargs="+", metavar="VALUE", help="modx: the phases in this order")
+    train.add_argument("--preset", choices=["code", "paper", "code, any batch"], help="modx: settings (default: code)")
+    train.add_argument("--weight", type=float, help="modx: of the old matrix (default: the preset's)")
     train.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--skip-bad", action="store_true", help="go on without bad entries, count and list them")
@@ -109,19 +113,23 @@ def _world(given) -> int:
 
 
 def _train(given) -> int:
-    from vlnotes.experiment import train_albef_on, train_codis_on, train_moco_on, train_on
+    from vlnotes.experiment import train_albef_on, train_codis_on, train_moco_on, train_modx_on, train_on
     from vlnotes.psd import PSD
     from vlnotes.xclip import NCLIP, XCLIP
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
-    coded = ("codis", "nclip", "xclip")
-    own = {"rerank": ("albef", "codis"), "gallery": ("albef", "codis"), "codewords": coded}
+    looks, codes, phases = "has no ITM that looks again", "has no codebook", "trains on everything at once"
+    own = {"rerank": (("albef", "codis"), looks), "gallery": (("albef", "codis"), looks)}
+    own |= {"codewords": (("codis", "nclip", "xclip"), codes)}
+    own |= {name: (("modx",), phases) for name in ("stream", "order", "preset", "weight")}
     closer = {name: value for name in own if (value := getattr(given, name)) is not None}
     for name in closer:
-        if given.method not in own[name]:
-            why = "has no codebook" if name == "codewords" else "has no ITM that looks again"
-            raise ValueError(f"--{name} belongs to {' and '.join(own[name])}; {given.method} {why}")
-    others = {"moco": train_moco_on, "albef": train_albef_on, "codis": train_codis_on}
+        methods, why = own[name]
+        if given.method not in methods:
+            raise ValueError(f"--{name} belongs to {' and '.join(methods)}; {given.method} {why}")
+    if given.method == "modx" and given.stream is None:
+        raise ValueError("modx trains on a stream: --stream FIELD names the field of the entries that parts them")
+    others = {"moco": train_moco_on, "albef": train_albef_on, "codis": train_codis_on, "modx": train_modx_on}
     kinds = {"psd": PSD, "nclip": NCLIP, "xclip": XCLIP}
     if given.method in kinds:
         closer["kind"] = kinds[given.method]

@@ -106,9 +106,30 @@ class CLIP(nn.Module):
         Returns:
             dict(loss, temperature), scalars; "loss" in nats.
         """
+        return self.contrast(*self.pair_features(batch))
+
+    def pair_features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both sides of a batch, encoded.
+
+        Args:
+            batch: image (B, 3, H, W), input_ids (B, L), attention_mask (B, L).
+
+        Returns:
+            image_features and text_features, each (B, D) float32, L2-normalised.
+        """
+        return self.image_features(batch["image"]), self.text_features(batch["input_ids"], batch["attention_mask"])
+
+    def contrast(self, image_features: Tensor, text_features: Tensor) -> dict[str, Tensor]:
+        """The loss on features, with the temperature kept at 0.01 or more.
+
+        Args:
+            image_features: (B, D) float, L2-normalised.
+            text_features: (B, D) float, L2-normalised; row i belongs to picture i.
+
+        Returns:
+            dict(loss, temperature), scalars; "loss" in nats.
+        """
         self.limit_scale()
-        image_features = self.image_features(batch["image"])
-        text_features = self.text_features(batch["input_ids"], batch["attention_mask"])
         loss = clip_loss(image_features, text_features, temperature=self.temperature)
         return {"loss": loss, "temperature": self.temperature.detach()}
 

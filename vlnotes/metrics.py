@@ -323,6 +323,59 @@ def linear_probe(
     return float(model.fit(x, y).score(x_test, y_test))
 
 
+def continual_scores(recalls: torch.Tensor, untrained: torch.Tensor | None = None) -> dict[str, float]:
+    """What a stream of T phases has left, cost and given, from one score a phase and domain.
+
+    r[t, k] is the score on domain k after phase t, and phase k is the one that teaches domain k.
+    average = mean_k r[T-1, k]; learnt = mean_k r[k, k];
+    forgetting = mean_{k < T-1} (max_{k <= t < T-1} r[t, k] - r[T-1, k]);
+    backward = mean_{k < T-1} (r[T-1, k] - r[k, k]);
+    forward = mean_{k > 0} (r[k-1, k] - untrained[k])
+
+    Forgetting is against the best that was ever known since the domain was learnt, backward transfer against what had
+    just been learnt; where a domain only gets worse, one is minus the other.
+
+    Args:
+        recalls: (T, T) float, scores in [0, 1]. Above the diagonal, only r[k-1, k] counts, and only for forward.
+        untrained: (T,) float, the scores of a model that has learnt nothing, or chance; None leaves forward out.
+
+    Returns:
+        dict(average, learnt, forgetting, backward), and forward with `untrained`; the first two in [0, 1], the others
+        in [-1, 1]. Forgetting is good when small, the others when large.
+
+    Raises:
+        ValueError: no square matrix of 2 phases or more, numbers that count and are NaN or outside [0, 1].
+
+    Equation: GEM (Lopez-Paz & Ranzato 2017), equations 2 to 4; forgetting: Chaudhry et al. (2018), equation 3.
+    """
+    r = torch.as_tensor(recalls, dtype=torch.float64).cpu()
+    phases = len(r) if r.ndim else 0
+    if r.shape != (phases, phases) or phases < 2:
+        raise ValueError(f"recalls: expected (T, T), a row a phase and 2 or more, got {tuple(r.shape)}")
+    counts = torch.ones_like(r, dtype=torch.bool).tril()
+    diagonal = r.diagonal()
+    if untrained is not None:
+        start = torch.as_tensor(untrained, dtype=torch.float64).cpu()
+        if start.shape != (phases,) or not bool(((start >= 0) & (start <= 1)).all()):
+            raise ValueError(f"untrained: expected ({phases},) numbers in [0, 1], got {tuple(start.shape)}: {start}")
+        counts |= torch.ones_like(r, dtype=torch.bool).tril(1)
+    bad = counts & ~((r >= 0) & (r <= 1))
+    if bool(bad.any()):
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(f"recalls[{row}, {column}] is {float(r[row, column])}; expected a number in [0, 1]")
+    known = torch.ones(phases - 1, phases - 1, dtype=torch.bool).tril()
+    before_last = r[:-1, :-1].masked_fill(~known, -torch.inf)  # (T - 1, T - 1)
+    found = {
+        "average": r[-1].mean(),
+        "learnt": diagonal.mean(),
+        "forgetting": (before_last.amax(0) - r[-1, :-1]).mean(),
+        "backward": (r[-1, :-1] - diagonal[:-1]).mean(),
+    }
+    if untrained is not None:
+        found["forward"] = (r.diagonal(1) - start[1:]).mean()
+    return {name: float(value) for name, value in found.items()}
+
+
 def code_usage(codes: torch.Tensor, codewords: int) -> dict[str, float]:
     """How evenly is a codebook used? Perplexity is the number of codewords that an even use would need.
 

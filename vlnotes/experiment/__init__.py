@@ -11,6 +11,7 @@ from vlnotes.codis import CODIS
 from vlnotes.datasets import PairDataset, caption_targets, load_pictures
 from vlnotes.experiment.run import Run, batches_of
 from vlnotes.experiment.scoring import concept_numbers, neighbour_scores, retrieval_scores, scores_table
+from vlnotes.experiment.stream import train_modx_on
 from vlnotes.moco import MoCo, probe_features
 from vlnotes.psd import PSD
 from vlnotes.text import encode
@@ -24,6 +25,7 @@ __all__ = [
     "train_albef_on",
     "train_codis_on",
     "train_moco_on",
+    "train_modx_on",
     "train_on",
 ]
 HOUSEKEEPING = {  # of a history; no losses

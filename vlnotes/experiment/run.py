@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IN_MEMORY = 4 * 2**30  # bytes of pictures that are kept in memory rather than read again every epoch
+UNFINISHED = "unfinished.safetensors"
 BY_HEART = 100  # epochs after which a set is no longer understood
 
 
@@ -103,6 +104,7 @@ class Run:
         learning_rate: float,
         device: str | None,
         resume: bool,
+        unfinished: str = UNFINISHED,
     ) -> "pd.DataFrame":
         """Train, or go on with an unfinished training of the same settings in `out`.
 
@@ -115,6 +117,7 @@ class Run:
             learning_rate: as well.
             device: see `vlnotes.train.pick_device`.
             resume: False starts again.
+            unfinished: name of the checkpoint in `out`.
 
         Returns:
             The history.
@@ -122,7 +125,7 @@ class Run:
         Raises:
             ValueError: an unfinished run of other settings.
         """
-        checkpoint = self.out / "unfinished.safetensors"
+        checkpoint = self.out / unfinished
         if not resume:
             checkpoint.unlink(missing_ok=True)
         elif checkpoint.exists():
@@ -140,7 +143,7 @@ class Run:
             seed=self.seed,
             checkpoint=checkpoint,
             checkpoint_seconds=30.0,
-            settings={"method": self.method, **settings, "data": _digest(self.train_data)},
+            settings={"method": self.method, **settings, "data": digest(self.train_data)},
             workers=0 if self.images is not None else 4,
             progress=self.progress,
         )
@@ -202,7 +205,7 @@ class Run:
             save_tokenizer(tokenizer, self.out / "tokenizer")
         history.to_csv(self.out / "history.csv", index=False)
         (self.out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-        (self.out / "unfinished.safetensors").unlink(missing_ok=True)
+        (self.out / UNFINISHED).unlink(missing_ok=True)
         return record
 
     def tell(self, record: dict, shown: str, end: str) -> None:
@@ -244,8 +247,15 @@ def batches_of(pairs: PairDataset, batch_size: int, seed: int = 0):
     return batch_at
 
 
-def _digest(data: CaptionDataset) -> str:
-    """A short name for exactly this data, so that a run never goes on with another."""
+def digest(data: CaptionDataset) -> str:
+    """A short name for exactly this data, so that a run never goes on with another.
+
+    Args:
+        data: pictures with captions.
+
+    Returns:
+        12 hexadecimal digits of ids, captions and file sizes.
+    """
     sizes = [os.path.getsize(file) for file in data.files]
     return hashlib.sha256(json.dumps([data.ids, data.captions, sizes]).encode()).hexdigest()[:12]
 
