@@ -255,6 +255,6 @@ CLAIMS = [
         "A7",
         "The teacher's favourites hold captions and words that the one-hot calls wrong",
         "example pictures",
-        why="no effect to measure over seeds; examples are counted in notebook 04, section 8, and notebook 05, section 3",
+        why="no effect over seeds; examples are counted in notebook 04, section 8, and notebook 05, section 3",
     ),
 ]
