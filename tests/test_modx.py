@@ -303,6 +303,22 @@ def test_a_step_is_the_paper_by_hand(kl_temperature):
     assert model.current.logit_scale.grad is None
 
 
+def test_both_directions_are_counted_and_near_rows_are_no_ties_under_autocast(monkeypatch):
+    model = ModX.tiny(40).train()
+    model.start_phase()
+    v = F.normalize(1 + 0.05 * unit(6, 128, dtype=torch.float32), dim=1)  # in bfloat16 all cosines are 1
+    monkeypatch.setattr(model, "old_features", lambda data: (v, v))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(batch())["kept"].item() == 1
+    w = torch.eye(6, 128)
+    shared = w.clone()
+    shared[1] = F.normalize(w[0] + 0.5 * w[1], dim=0)  # two pictures like text 0: it still finds its own
+    monkeypatch.setattr(model, "old_features", lambda data: (shared, w))
+    assert model(batch())["kept"].item() == pytest.approx(11 / 12)
+    monkeypatch.setattr(model, "old_features", lambda data: (w, shared))
+    assert model(batch())["kept"].item() == pytest.approx(11 / 12)
+
+
 def test_selection_is_a_setting():
     plain, every = (ModX.tiny(40, selection=selection) for selection in (True, False))
     for model in (plain, every):
