@@ -419,7 +419,7 @@ def test_the_summarys_model_keeps_nothing_and_turns_its_features(tmp_path):
 
 def test_the_model_names_what_is_wrong():
     for settings, words in [
-        ({"weight": -1.0}, "weight: expected a finite number of 0 or more, got -1"),
+        ({"weight": -1.0}, "weight: expected a number of 0 or more, got -1"),
         ({"weight": math.nan}, "weight"),
         ({"kl_temperature": 0.0}, "kl_temperature"),
         ({"reduction": "none"}, "reduction is 'none'"),

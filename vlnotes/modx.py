@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from vlnotes._saving import load_model, save_model
 from vlnotes.clip import CLIP
 from vlnotes.momentum import momentum_copy
-from vlnotes.validate import check_device, check_features, check_finite, check_pairs, check_temperature
+from vlnotes.validate import (
+    check_device,
+    check_features,
+    check_finite,
+    check_pairs,
+    check_temperature,
+    check_weight,
+)
 
 REDUCTIONS = ("sum", "mean")
 NAMES = ("image_features", "text_features")
@@ -526,20 +533,3 @@ class SummaryModX(Continual):
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Of the current model, multiplied by the projection matrix; (B, D), L2-normalised."""
         return F.normalize(super().text_features(input_ids, attention_mask) @ self.projection.T, dim=1)
-
-
-def check_weight(value: float, name: str = "weight") -> None:
-    """Insist on a finite number of 0 or more.
-
-    Args:
-        value: a plain number.
-        name: what the caller calls it.
-
-    Raises:
-        TypeError: not a plain number.
-        ValueError: negative, NaN or infinite.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a float, got {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name}: expected a finite number of 0 or more, got {value:g}")

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlnotes.clip import CLIP
-from vlnotes.modx import NAMES, OLD_NAMES, Continual, WithOld, check_old, check_weight
-from vlnotes.validate import check_finite, check_fraction, check_pairs, check_temperature
+from vlnotes.modx import NAMES, OLD_NAMES, Continual, WithOld, check_old
+from vlnotes.validate import check_finite, check_fraction, check_pairs, check_temperature, check_weight
 
 AT_ONCE = 32  # gradients of single rows that are made side by side
 

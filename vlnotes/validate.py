@@ -127,7 +127,7 @@ def check_fraction(value: float, name: str) -> None:
         raise ValueError(f"{name}: expected a number in [0, 1], got {value:g}")
 
 
-def check_weight(value: float, name: str) -> None:
+def check_weight(value: float, name: str = "weight") -> None:
     """Insist on a finite number of 0 or more.
 
     Args:
