@@ -405,7 +405,7 @@ def test_the_summarys_model_keeps_nothing_and_turns_its_features(tmp_path):
     model = SummaryModX.tiny(40, weight=0.5).train()
     losses = model(batch())
     assert list(losses) == ["loss", "clip", "temperature", "summary"]
-    assert float(losses["loss"]) == pytest.approx(float(losses["clip"] + 0.5 * losses["summary"]))
+    assert losses["loss"].item() == pytest.approx((losses["clip"] + 0.5 * losses["summary"]).item())
     assert float(model.projection.norm()) == pytest.approx(1)
     before = model.projection.clone()
     model.eval()(batch())
