@@ -131,7 +131,9 @@ def test_a_rotation_of_one_modality_is_reported_as_rotation_and_not_as_deformati
     assert found.summary()["matrix_change"] > 0.2
     both = relative_rotation(v, w, v @ random_rotation(8), w)
     assert max(both.image_residual, both.text_residual, both.relative_floor, both.seen_floor) < 1e-9
-    assert both.relative > 0.8 and both.seen > 0.8
+    apart = random_rotation(8) - torch.eye(8, dtype=torch.float64)
+    assert both.dimensions == 8 and both.relative == pytest.approx(float(apart.norm()) / math.sqrt(8))
+    assert both.relative > 0.8 and both.seen == pytest.approx(both.relative, abs=0.3)
 
 
 def test_a_deformation_is_reported_as_one():
@@ -190,6 +192,15 @@ def test_another_batch_of_the_same_model_gives_the_floor():
     assert all(one.relative < 0.05 for one in floors)
     turned = after[0] @ random_rotation(8)
     assert relative_rotation(v, w, turned, after[1]).relative > 10 * max(one.relative for one in floors)
+
+
+def test_where_the_fits_of_two_halves_differ_both_floors_say_so():
+    """Noise after noise: the fits of pictures and texts differ, but so do two fits of the pictures alone."""
+    (v, w), (new_v, new_w) = pairs(64, 8), pairs(64, 8, seed=7)
+    both = relative_rotation(v, w, new_v, new_w)
+    assert both.relative_floor > 0.5 and both.seen_floor > 0.5
+    one_sided = relative_rotation(v, w, new_v, w)  # the floor is that of the worse modality
+    assert one_sided.seen_floor == pytest.approx(both.seen_floor, rel=0.5) and one_sided.relative_floor > 0.5
 
 
 def test_a_random_rotation_is_orthogonal_and_has_no_favourites():

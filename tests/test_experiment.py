@@ -408,8 +408,9 @@ def test_a_stream_is_trained_phase_by_phase_and_every_domain_is_asked_again(make
         assert set(row) == set(MAKERS) and all(set(one) == {"by picture", "by concept"} for one in row.values())
         assert set(row["brush"]["by picture"]) == {f"{way}@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)}
     assert scores["chance"]["stamp"]["by picture"]["i2t@1"] == pytest.approx(1 / 4)
-    last = scores["after"][2]["pencil"]["by concept"]
-    assert scores["matrix"][2][1] == pytest.approx((last["i2t@1"] + last["t2i@1"]) / 2)
+    shares = [[row[name]["by concept"] for name in scores["phases"]] for row in scores["after"]]
+    means = [[(one["i2t@1"] + one["t2i@1"]) / 2 for one in row] for row in shares]
+    assert scores["matrix"] == [pytest.approx(row) for row in means]
     start = torch.tensor(
         [
             (one["by concept"]["i2t@1"] + one["by concept"]["t2i@1"]) / 2
@@ -477,6 +478,8 @@ def test_a_stream_killed_in_the_middle_of_a_phase_goes_on(makers, tmp_path, monk
     assert not [pair for pair in asked if pair[0] < killed_in - 1]  # phases that are over are not trained again
     assert again["scores"] == whole["scores"] and again["steps"] == whole["steps"] == 12
     assert again["last"] == pytest.approx(whole["last"], rel=1e-4)
+    if kind is Replay:  # every picture of two phases went by once
+        assert int(Replay.load(tmp_path / "b").memory.offered) == 32
     ours, theirs = kind.load(tmp_path / "b").state_dict(), kind.load(tmp_path / "a").state_dict()
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=name)
@@ -499,6 +502,20 @@ def test_a_stream_killed_while_it_writes_its_record_is_not_trained_again(makers,
     with pytest.raises(ValueError, match="stream.json is damaged"):
         train_modx_on(makers, tmp_path / "run", **ON_A_STREAM)
     assert train_modx_on(makers, tmp_path / "run", **{**ON_A_STREAM, "resume": False})["steps"] == 12
+
+
+def test_the_matrix_is_the_mean_of_both_directions_by_concept_where_there_are_any():
+    concept, picture = {"i2t@1": 0.5, "t2i@1": 0.25}, {"i2t@1": 0.125, "t2i@1": 0.0}
+    untrained = {"a": {"by picture": picture, "by concept": concept}, "b": {"by picture": picture}}
+    matrix = [[0.5, 0.25], [0.4, 0.6]]
+    scores = {"phases": ["a", "b"], "untrained": untrained, "matrix": matrix, "continual": {"forgetting": 0.1}}
+    lines = [line.split() for line in stream_table(scores).splitlines()]
+    assert lines[1:] == [
+        ["untrained", "(37.5%)", "(6.2%)"],
+        ["after", "a", "50.0%", "(25.0%)"],
+        ["after", "b", "40.0%", "60.0%"],
+        ["forgetting", "10.0", "(points)"],
+    ]
 
 
 def test_without_concepts_recall_is_by_picture_and_fine_tuning_is_the_same_course(makers, tmp_path):

@@ -290,12 +290,12 @@ def test_a_step_is_the_paper_by_hand(kl_temperature):
     losses = model(data)
     v, w = before.current.pair_features(data)
     old = before.old.image_features(data["image"]), before.old.text_features(data["input_ids"], data["attention_mask"])
-    t = kl_temperature or float(before.temperature)
+    t = kl_temperature or before.temperature.item()
     kl = naive(v.detach().double(), w.detach().double(), *(x.double() for x in old), t, "mean", diagonal=False)
-    assert float(losses["off_diagonal"]) == pytest.approx(kl, rel=1e-2, abs=1e-6) and kl > 1e-5
+    assert losses["off_diagonal"].item() == pytest.approx(kl, rel=1e-2, abs=1e-6) and kl > 1e-5
     clip = before.current(data)["loss"]
-    assert float(losses["clip"]) == pytest.approx(float(clip), rel=1e-6)
-    assert float(losses["loss"]) == pytest.approx(float(clip) + 3 * kl, rel=1e-5)
+    assert losses["clip"].item() == pytest.approx(clip.item(), rel=1e-6)
+    assert losses["loss"].item() == pytest.approx(clip.item() + 3 * kl, rel=1e-5)
     s = old[0] @ old[1].T
     assert float(losses["kept"]) == pytest.approx(float((right_rows(s).sum() + right_rows(s.T).sum()) / 12))
     assert list(losses) == ["loss", "clip", "temperature", "off_diagonal", "kept"]
@@ -405,7 +405,7 @@ def test_the_summarys_model_keeps_nothing_and_turns_its_features(tmp_path):
     model = SummaryModX.tiny(40, weight=0.5).train()
     losses = model(batch())
     assert list(losses) == ["loss", "clip", "temperature", "summary"]
-    assert float(losses["loss"]) == pytest.approx(float(losses["clip"] + 0.5 * losses["summary"]))
+    assert losses["loss"].item() == pytest.approx((losses["clip"] + 0.5 * losses["summary"]).item())
     assert float(model.projection.norm()) == pytest.approx(1)
     before = model.projection.clone()
     model.eval()(batch())
@@ -413,6 +413,9 @@ def test_the_summarys_model_keeps_nothing_and_turns_its_features(tmp_path):
     v = model.image_features(batch()["image"])
     expected = F.normalize(model.current.image_features(batch()["image"]) @ before.T, dim=1)
     torch.testing.assert_close(v, expected)
+    texts = batch()["input_ids"], batch()["attention_mask"]
+    expected = F.normalize(model.current.text_features(*texts) @ before.T, dim=1)
+    torch.testing.assert_close(model.text_features(*texts), expected)
     assert not any(name.startswith("old.") for name in model.state_dict())
     assert torch.equal(SummaryModX.load(model.save(tmp_path)).projection, before)
 

@@ -472,11 +472,11 @@ class ModX(WithOld):
             dict(loss, clip, temperature), and from the second phase on off_diagonal (nats, without its weight) and kept
             (the share of rows, of both directions, that the old model gets right); scalars.
         """
+        old = None if self.old is None else self.old_features(batch)  # first, while no graph fills the memory
         image_features, text_features = self.current.pair_features(batch)
         losses = self.with_clip(image_features, text_features)
-        if self.old is None:
+        if old is None:
             return losses
-        old = self.old_features(batch)
         t = self.temperature.detach() if self.kl_temperature is None else self.kl_temperature
         kl = off_diagonal_kl(image_features, text_features, *old, temperature=t, **self.rows)
         with torch.autocast(image_features.device.type, enabled=False):  # or near rows would be ties

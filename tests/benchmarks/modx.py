@@ -46,5 +46,5 @@ def clip_step(data):
 
 def rows():
     data = batch()
-    ours, theirs = interleaved_ms(modx_step(data), clip_step(data), repeat=9)
+    ours, theirs = interleaved_ms(modx_step(data), clip_step(data), repeat=15)
     yield Row(f"Mod-X step, batch {BATCH}", ours, "CLIP + old forward", theirs, note="goal: ratio 1.05")
