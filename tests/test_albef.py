@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from vlnotes.albef import ALBEF, itc_loss, itm_loss, mlm_loss, rerank, sample_hard_negatives, sinusoids
 from vlnotes.clip import CLIP, encode_images, encode_texts
+from vlnotes.codis import CODIS
 from vlnotes.contrastive import clip_loss, soft_info_nce
 from vlnotes.fusion import FusionEncoder
 from vlnotes.momentum import FeatureQueue
@@ -604,6 +605,8 @@ def test_from_an_albef_it_takes_all_but_the_past():
     old = tiny(seed=1, queue_size=8).train()
     for _ in range(2):
         old(batch())
+    with torch.no_grad():
+        old.temperature.fill_(0.3)
     fresh = tiny(seed=0, queue_size=4)
     before = fresh.image_queue.features.clone()
     fresh.start_from(old)
@@ -611,6 +614,12 @@ def test_from_an_albef_it_takes_all_but_the_past():
     for name, value in old.state_dict().items():
         if not name.startswith(("image_queue", "text_queue", "steps")):
             assert torch.equal(value, fresh.state_dict()[name]), name
+    richer = CODIS.tiny(40, layers=1, size=32, codewords=3)  # a codebook is for those who have one
+    plain = tiny().start_from(richer)
+    assert torch.equal(plain.student.text_projection.weight, richer.student.text_projection.weight)
+    assert torch.equal(
+        CODIS.tiny(40, layers=1, size=32, codewords=3, seed=5).start_from(richer).codebook, richer.codebook
+    )
     with pytest.raises(ValueError, match="this ALBEF has other towers or another vocabulary"):
         tiny().start_from(ALBEF.tiny(41, layers=1, size=32))
 

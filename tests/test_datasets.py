@@ -20,6 +20,7 @@ from vlnotes.datasets import (
     cut,
     load_pictures,
     open_captions,
+    open_first,
     phase_batches,
     split_pairs,
     to_rgb,
@@ -920,3 +921,20 @@ def test_real_emoji_by_split_and_concept(realdata):
     makers = [extra["vendor"] for extra in data.extra]
     phases = by_label(makers)
     assert len(phases) == 5 and every(phases) == list(range(6789))
+
+
+def test_the_first_set_in_a_folder_of_sets(tmp_path):
+    for name, pictures in (("2", "a"), ("1", "bc")):
+        paint(tmp_path / "sets" / name, pictures)
+        table = {f"{picture}.png": [f"{name}{picture}"] for picture in pictures}
+        (tmp_path / "sets" / name / "captions.json").write_text(json.dumps(table))
+    (tmp_path / "sets" / "0").mkdir()  # nothing in it: the next one is taken
+    assert open_first(tmp_path / "sets").captions == [["1b"], ["1c"]]
+    assert open_first(tmp_path / "sets" / "2").captions == [["2a"]]
+    assert open_first(tmp_path / "sets" / "2" / "captions.json").captions == [["2a"]]
+    (tmp_path / "sets" / "1" / "c.png").unlink()
+    assert open_first(tmp_path / "sets", skip_bad=True).captions == [["1b"]]
+    assert open_first(tmp_path / "sets").captions == [["2a"]]
+    (tmp_path / "none" / "inner").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"no set of pictures with captions: .*none.*; .*inner"):
+        open_first(tmp_path / "none")

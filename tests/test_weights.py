@@ -99,6 +99,30 @@ def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, monkeypatch):
     assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float16}
 
 
+def test_a_codis_starts_from_an_albef_and_keeps_its_codebook(made, monkeypatch):
+    small = SMALL | {"options": {"layers": 1, "queue_size": 16}}
+    weights.make("albef-paper", made, device="cpu", progress=False, **small)
+    albef, own = weights.load("albef-paper", root=made)
+    began = []
+    monkeypatch.setattr(
+        weights,
+        "train",
+        lambda model, *a, **k: (
+            began.append({n: v.clone() for n, v in model.state_dict().items()}) or train(model, *a, **k)
+        ),
+    )
+    small["options"] = small["options"] | {"codewords": 5}
+    weights.make("codis-paper", made, device="cpu", progress=False, **small)
+    for name, value in albef.student.state_dict().items():
+        assert torch.equal(began[0][f"student.{name}"], value), name
+    model, tokenizer = weights.load("codis-paper", root=made)
+    assert type(model).__name__ == "CODIS" and model.codebook.shape[0] == 5
+    assert not torch.equal(model.codebook, began[0]["codebook"])  # it has learnt
+    assert tokenizer.get_vocab() == own.get_vocab()
+    record = weights.read_record("codis-paper", made)
+    assert record["recipe"]["start"] == "albef-paper" and {"itc", "itm 0"} == set(record["pointing"])
+
+
 def features(model, tokenizer):
     data = world.pairs(world.World().scenes(4, "test"), size=32)
     return torch.cat([encode_images(model, data.images), encode_texts(model, encode(tokenizer, data.texts))])

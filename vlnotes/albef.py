@@ -487,7 +487,8 @@ class ALBEF(nn.Module):
 
     def start_from(self, other: nn.Module) -> "ALBEF":
         """Take over what another model has learnt: of a CLIP towers and projections, alignment came before; of an
-        ALBEF all but its queues and its count of steps, for other pictures may follow.
+        ALBEF all but its queues and its count of steps, for other pictures may follow. A codebook goes with it where
+        both have one.
 
         Args:
             other: a trained `CLIP` with the same towers, or an ALBEF with the same encoders.
@@ -499,7 +500,7 @@ class ALBEF(nn.Module):
             ValueError: other towers or encoders, or another vocabulary.
         """
         names = ("image_encoder", "text_encoder", "image_projection", "text_projection")
-        past = ("image_queue.", "text_queue.", "steps")
+        past = ("image_queue.", "text_queue.", "steps", *(() if hasattr(self, "codebook") else ("codebook",)))
         try:
             if isinstance(other, ALBEF):
                 lasting = {name: value for name, value in other.state_dict().items() if not name.startswith(past)}

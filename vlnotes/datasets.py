@@ -91,6 +91,28 @@ def open_captions(
     return CaptionDataset(records, files, opened[0].layout, sources, skipped, unopened, skip_bad)
 
 
+def open_first(place: str | Path, *, skip_bad: bool = False) -> "CaptionDataset":
+    """The pictures with captions at a place, or the first such set in a folder of sets.
+
+    Args:
+        place: what `open_captions` takes, or a folder of such folders; they are tried by name.
+        skip_bad: see `open_captions`.
+
+    Returns:
+        A `CaptionDataset`.
+
+    Raises:
+        ValueError: nothing there can be opened; says why for the place and for each folder in it.
+    """
+    reasons = []
+    for path in (Path(place), *sorted(path for path in Path(place).glob("*/") if path.is_dir())):
+        try:
+            return open_captions(path, skip_bad=skip_bad)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError("no set of pictures with captions: " + "; ".join(reasons))
+
+
 # --- the dataset ----------------------------------------------------------------------------------
 
 

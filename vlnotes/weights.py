@@ -21,6 +21,7 @@ from torch import Tensor
 from vlnotes import __version__, world
 from vlnotes.albef import ALBEF
 from vlnotes.clip import CLIP, encode_images, encode_texts
+from vlnotes.codis import CODIS
 from vlnotes.metrics import any_true_recall
 from vlnotes.records import records_file
 from vlnotes.scoring import binding_scores, expression_scores, word_scores
@@ -51,8 +52,9 @@ class Recipe:
         vocabulary: scenes of every domain whose captions the tokenizer counts.
         gallery: pictures of test for the recorded scores.
         part: pictures of test for the scores that `check` looks at again.
-        method: "clip" or "albef".
-        start: the weights whose towers are taken over; "" for random ones. Their tokenizer is taken, too.
+        method: "clip", "albef" or "codis".
+        start: the weights that are taken over, the towers of a CLIP or all of an ALBEF; "" for random ones. Their
+            tokenizer is taken, too.
         neighbours: share of the scenes, in [0, 1], that are followed by a one-edit neighbour, which shares their
             batches; these pictures come on top of `pictures`.
         options: more keyword arguments of the model's `tiny`.
@@ -89,8 +91,19 @@ RECIPES = {
         learning_rate=1e-3,
         options={"layers": 3, "mask_probability": 0.3, "ramp_steps": 400},
     ),
+    "codis-paper": Recipe(
+        "CODIS.tiny on the paper domain, from albef-paper: alignment in four directions and a codebook on top",
+        method="codis",
+        start="albef-paper",
+        neighbours=0.5,
+        pictures=16_000,
+        batch_size=48,
+        steps=600,
+        learning_rate=5e-4,
+        options={"layers": 3, "mask_probability": 0.3, "ramp_steps": 100, "codewords": 64},
+    ),
 }
-MODELS = {"clip": CLIP, "albef": ALBEF}
+MODELS = {"clip": CLIP, "albef": ALBEF, "codis": CODIS}
 
 
 def folder_of(name: str, root: str | Path | None = None) -> Path:
@@ -113,7 +126,7 @@ def folder_of(name: str, root: str | Path | None = None) -> Path:
 
 def load(
     name: str, from_scratch: bool = False, root: str | Path | None = None
-) -> "tuple[CLIP | ALBEF, PreTrainedTokenizerFast]":
+) -> "tuple[CLIP | ALBEF | CODIS, PreTrainedTokenizerFast]":
     """The trained model and its tokenizer.
 
     Args:

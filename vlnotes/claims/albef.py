@@ -156,6 +156,7 @@ STUDY = Study(
         "no teacher, clean": {"distill": [], "mismatch": 0.0, "partial": 0.0},
         "2,000 pictures": {"pictures": 2000},
     },
+    seeds=8,
 )
 _STUDY = {"study": STUDY.name}
 CLAIMS = [

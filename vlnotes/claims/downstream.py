@@ -158,16 +158,34 @@ def run(settings: dict, seed: int) -> dict:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         albef, tokenizer = begin(settings["start"], seed)
+    found, history = carried(albef, tokenizer, settings, seed)
+    part = history["step"] * 20 // settings["steps"]
+    curve = history["loss"].groupby(part).mean().round(4).tolist()
+    return found | {"loss_curve": curve, "device": history.attrs["device"]}
+
+
+def carried(albef: ALBEF, tokenizer, settings: dict, seed: int):
+    """A head on a model, trained and tried.
+
+    Args:
+        albef: what the head starts from.
+        tokenizer: of the shipped weights.
+        settings: as `TINY`, see `run`.
+        seed: of what is fresh and of the shuffles.
+
+    Returns:
+        `right` on scenes of test, and the history of the training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         model = build(settings, albef, tokenizer)
         if settings["assignment_steps"]:
             before = build(settings | {"task": "assignments"}, albef, tokenizer)
             _learn(before, "assignments", settings, settings["assignment_steps"], seed)
             model = before.to("cpu").with_head(model.classes)
     history = _learn(model, settings["task"], settings, settings["steps"], seed)
-    part = history["step"] * 20 // settings["steps"]
-    curve = history["loss"].groupby(part).mean().round(4).tolist()
     asked, kinds = _drawn(settings["task"], settings["tested"], "test", *_shape(settings))
-    return right(model, asked, kinds) | {"loss_curve": curve, "device": history.attrs["device"]}
+    return right(model, asked, kinds), history
 
 
 def _shape(settings: dict) -> tuple:
@@ -201,5 +219,5 @@ STUDY = Study(
         "two pictures, all kinds": _KINDS["two pictures"] | {"assignment_steps": 100, "kinds": list(world.QUANTIFIERS)},
         "entailment, no teacher": _KINDS["entailment"] | {"distill_weight": 0.0},
     },
-    seeds=1,
+    seeds=3,
 )
