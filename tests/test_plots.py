@@ -60,6 +60,10 @@ def test_seeds_draw_every_run_and_their_mean():
     ax = figure.axes[0]
     assert [len(dots.get_offsets()) for dots in ax.collections] == [2, 1, 3, 1]
     assert [text.get_text() for text in ax.texts] == ["20.0", "60.0"]
+    small = plots.seeds({"a": [0.121, 0.125]}, unit="", digits=2).axes[0]
+    assert [text.get_text() for text in small.texts] == ["0.12"]
+    low, high = small.get_xlim()
+    assert low < 0.121 - 0.0003 and high > 0.125 + 0.0003  # room for the number of a mean at the rim
     line = plots.seeds({"16": [0.1, 0.3], "128": [0.5]}, at=[16, 128], label="MoCo").axes[0].lines[0]
     assert line.get_xydata().tolist() == [[16, 20], [128, 50]] and line.get_label() == "MoCo"
     with pytest.raises(ValueError, match="at least one number"):

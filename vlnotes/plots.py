@@ -603,6 +603,7 @@ def seeds(
     at: Sequence[float] | None = None,
     label: str | None = None,
     unit="%",
+    digits: int = 1,
 ):
     """Runs over several seeds: every run is a faint dot, their mean a strong one.
 
@@ -613,6 +614,7 @@ def seeds(
             the other, with the names on the left.
         label: name of the line in the legend.
         unit: "%" multiplies shares in [0, 1] by 100.
+        digits: after the point of the means that are written beside their dots; with `at` none are.
 
     Returns:
         The figure.
@@ -638,9 +640,10 @@ def seeds(
     for row, values, mean in zip(rows, amounts, means, strict=True):
         ax.scatter(values, [row] * len(values), s=16, color=BLUE, alpha=0.35, linewidths=0)
         ax.scatter([mean], [row], s=52, color=BLUE, zorder=3)
-        ax.annotate(f"{mean:.1f}", (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8.5)
+        ax.annotate(f"{mean:.{digits}f}", (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8.5)
     ax.set_yticks(rows, list(groups))
     ax.set_ylim(len(rows) - 0.5, -0.7)
+    ax.margins(x=0.1)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", color=FAINT, alpha=0.25)
     return ax.figure

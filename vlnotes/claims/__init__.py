@@ -5,7 +5,7 @@
 
 import sys
 
-from vlnotes.claims import albef, clip, domains, downstream, moco, relations, retrieval
+from vlnotes.claims import albef, clip, codis, domains, downstream, moco, relations, retrieval
 from vlnotes.claims.engine import (
     ENOUGH,
     RUNS,
@@ -48,7 +48,7 @@ STUDIES = {
     study.name: study
     for study in (
         *(domains.STUDY, clip.TEMPERATURE, moco.STUDY, albef.STUDY, retrieval.STUDY, relations.STUDY),
-        downstream.STUDY,
+        *(downstream.STUDY, codis.STUDY),
     )
 }
 CLAIMS = [*moco.CLAIMS, *albef.CLAIMS]
