@@ -564,3 +564,47 @@ def test_the_slope_of_psds_gain_is_that_of_a_line():
             total += weight * (0.5 + (gain(size) if arm.startswith("PSD") else 0.0))
         assert total == pytest.approx(expected, abs=1e-12)
     assert max(psd._SIZES) / min(psd._SIZES) == 32
+
+
+@pytest.mark.parametrize("arm", ["CLIP", "nCLIP", "xCLIP", "nCLIP, last BatchNorm"])
+def test_a_run_of_xclip_gives_every_score_that_its_claims_ask_for(monkeypatch, arm):
+    from vlnotes.claims import psd, xclip
+
+    for of, name, count in ((psd, "GALLERY", 12), (psd, "PROBED", 60), (xclip, "PROBED", 60)):
+        monkeypatch.setattr(of, name, count)
+    xclip._asked.cache_clear()
+    small = xclip.STUDY.settings(arm) | {"pictures": 24, "steps": 2, "batch_size": 8, "codewords": 6}
+    found = xclip.run(small, 0)
+    asked = {claim.score for claim in xclip.CLAIMS} - ({"spread"} if arm == "CLIP" else set())
+    assert asked <= found.keys() and "auroc" not in found
+    assert all(0 <= found[name] <= 1 for name in ("r1", "zero", "shape", "nmi", "nmi_place"))
+    assert ("spread" in found) == ("nmi_kmeans" in found) == (arm != "CLIP")
+    if arm != "CLIP":
+        assert found["spread"] == pytest.approx(found["perplexity"] / 6) and 0 <= found["sure"] <= 1
+    assert found == xclip.run(small, 0)
+    xclip._asked.cache_clear()
+
+
+def test_the_arms_of_xclip_are_what_their_names_say():
+    from vlnotes.claims import xclip
+
+    for arm in xclip.STUDY.arms:
+        settings = xclip.STUDY.settings(arm)
+        model, _ = xclip.build(settings, 0)
+        assert type(model).__name__ == arm.split(",")[0].replace("nCLIP", "NCLIP").replace("xCLIP", "XCLIP")
+        if hasattr(model, "heads"):
+            weights = model.heads.eh_weight, model.heads.he_weight
+            told = {"neither term": (0, 0), "EH alone": (1, 0), "both terms": (1, 2), "HE x 0.5": (0, 1)}
+            told["last BatchNorm"] = (0.5, 1)
+            assert weights == told.get(arm.split(", ")[-1], (0, 2)), arm
+            assert (model.heads.image_head.norm == "batch") == ("BatchNorm" in arm)
+        for number in re.findall(r"([\d,]+) codes", arm):
+            assert settings["codewords"] == int(number.replace(",", ""))
+        for number in re.findall(r"batch (\d+)", arm):
+            assert settings["batch_size"] == int(number)
+    ids = [claim.id for claim in xclip.CLAIMS]
+    assert len(ids) == len(set(ids)) and {f"N{k}" for k in range(1, 9)} <= set(ids)
+    for claim in xclip.CLAIMS:
+        assert claim.contrast.keys() <= xclip.STUDY.arms.keys() and sum(claim.contrast.values()) == 0
+    with pytest.raises(ValueError, match="method is 'moco'; expected clip, nclip or xclip"):
+        xclip.build(xclip.TINY | {"method": "moco"}, 0)

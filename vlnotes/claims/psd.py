@@ -131,7 +131,7 @@ def _named(scene: world.Scene, of: str) -> str:
 
 
 def _pooled(model: CLIP, images: Tensor) -> Tensor:
-    device = model.logit_scale.device
+    device = next(model.parameters()).device
     return torch.cat([model.image_encoder(part.to(device)).pooled.cpu() for part in images.split(256)])
 
 
