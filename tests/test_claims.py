@@ -552,6 +552,33 @@ def test_a_run_of_psd_gives_every_score_that_its_claims_ask_for(monkeypatch, arm
     assert "auroc" not in psd.run(small | {"mismatch": 0.0}, 0)
 
 
+def test_psd_tells_clean_from_wrong_pairs_the_right_way_round(monkeypatch):
+    from vlnotes.claims import psd
+
+    data = psd._noisy("paper", 40, 32, 0.4)
+    wrong = torch.tensor([caption.noise is not None for caption in data.captions])
+    assert 5 < int(wrong.sum()) < 35
+    pictures = torch.eye(40)
+    texts = torch.where(wrong[:, None], pictures.roll(1, 0), pictures)  # a wrong caption speaks of another picture
+    monkeypatch.setattr(psd, "encode_images", lambda model, images: pictures[: len(images)])
+    monkeypatch.setattr(psd, "encode_texts", lambda model, tokens: texts[: len(tokens["input_ids"])])
+    settings = psd.TINY | {"pictures": 40}
+    tokenizer = psd.load("clip-paper")[1]
+    assert psd._told_apart(None, tokenizer, settings) == {"auroc": 1.0}
+    texts = -texts
+    assert psd._told_apart(None, tokenizer, settings) == {"auroc": 0.0}
+
+
+def test_zero_shot_labels_are_the_names_of_the_prompts():
+    from vlnotes.claims import psd
+
+    scene = world.World("paper").single(1, "test")[0]
+    thing = scene.objects[0]
+    told = {"colour-shape": f"{thing.colour} {thing.shape}", "shape": thing.shape, "colour": thing.colour}
+    for of, name in told.items():
+        assert psd._named(scene, of) == name and name in world.prompts("paper", of)
+
+
 def test_the_slope_of_psds_gain_is_that_of_a_line():
     from vlnotes.claims import psd
 
@@ -561,7 +588,8 @@ def test_the_slope_of_psds_gain_is_that_of_a_line():
         total = 0.0
         for arm, weight in weights.items():
             size = psd.STUDY.settings(arm)["pictures"]
-            total += weight * (0.5 + (gain(size) if arm.startswith("PSD") else 0.0))
+            both = 0.5 + 0.07 * math.log2(size)  # what both gain from more data is no gain of PSD
+            total += weight * (both + (gain(size) if arm.startswith("PSD") else 0.0))
         assert total == pytest.approx(expected, abs=1e-12)
     assert max(psd._SIZES) / min(psd._SIZES) == 32
 
