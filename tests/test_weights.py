@@ -69,17 +69,22 @@ def test_pictures_and_captions_stay_together_however_they_are_drawn():
     assert len(images) == 12 and torch.equal(images, whole.images) and texts == whole.texts
 
 
-def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, monkeypatch):
+@pytest.fixture
+def began(monkeypatch):
+    """What every model was before its first step."""
+    states = []
+
+    def trained(model, *a, **k):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return train(model, *a, **k)
+
+    monkeypatch.setattr(weights, "train", trained)
+    return states
+
+
+def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, began):
     recipe = weights.RECIPES["albef-paper"]
     small = SMALL | {"options": {"layers": 1, "queue_size": 16}}
-    began = []
-    monkeypatch.setattr(
-        weights,
-        "train",
-        lambda model, *a, **k: (
-            began.append({n: v.clone() for n, v in model.state_dict().items()}) or train(model, *a, **k)
-        ),
-    )
     weights.make("albef-paper", made, device="cpu", progress=False, **small)
     clip, own = weights.load("clip-paper", root=made)
     towers = {name: value for name, value in clip.state_dict().items() if name.startswith(("image_", "text_"))}
@@ -99,18 +104,11 @@ def test_an_albef_starts_from_a_clip_and_is_kept_compact(made, monkeypatch):
     assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float16}
 
 
-def test_a_codis_starts_from_an_albef_and_keeps_its_codebook(made, monkeypatch):
+def test_a_codis_starts_from_an_albef_and_keeps_its_codebook(made, began):
     small = SMALL | {"options": {"layers": 1, "queue_size": 16}}
     weights.make("albef-paper", made, device="cpu", progress=False, **small)
     albef, own = weights.load("albef-paper", root=made)
-    began = []
-    monkeypatch.setattr(
-        weights,
-        "train",
-        lambda model, *a, **k: (
-            began.append({n: v.clone() for n, v in model.state_dict().items()}) or train(model, *a, **k)
-        ),
-    )
+    began.clear()
     small["options"] = small["options"] | {"codewords": 5}
     weights.make("codis-paper", made, device="cpu", progress=False, **small)
     for name, value in albef.student.state_dict().items():
