@@ -172,6 +172,15 @@ def test_the_arm_table_has_mean_and_spread(tmp_path):
     assert "52.0 +-  1.6" in text and "62.0 +-  1.6" in text
 
 
+def test_an_effect_that_is_no_sum_is_made_of_all_arms_of_a_seed(tmp_path):
+    claims.run([STUDY], folder=tmp_path, say=lambda line: None)
+    ratio = Claim("Z", "", "", "planted", {"base": 1, "better": 1}, "score", effect=lambda a: a["better"]["score"] / 2)
+    sums = Claim("Z", "", "", "planted", {"better": 0.5}, "score")
+    assert claims.verdict(ratio, STUDY, folder=tmp_path) == claims.verdict(sums, STUDY, folder=tmp_path)
+    claims.run_file(STUDY, "base", 1, folder=tmp_path).unlink()  # an arm that it asks for
+    assert claims.verdict(ratio, STUDY, folder=tmp_path).seeds == STUDY.seeds - 1
+
+
 @pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda claim: claim.id)
 def test_every_claim_can_be_tried(claim):
     if not claim.study:
@@ -541,8 +550,8 @@ def test_the_claims_of_codis_are_comparisons_of_its_arms():
 def test_a_run_of_psd_gives_every_score_that_its_claims_ask_for(monkeypatch, arm):
     from vlnotes.claims import psd
 
-    monkeypatch.setattr(psd, "GALLERY", 12)
-    monkeypatch.setattr(psd, "PROBED", 60)
+    for name, count in (("GALLERY", 12), ("PROBED", 60), ("NAMED", 30)):
+        monkeypatch.setattr(psd, name, count)
     small = psd.STUDY.settings(arm) | {"pictures": 24, "steps": 2, "batch_size": 8}
     found = psd.run(small, 0)
     assert {claim.score for claim in psd.CLAIMS} <= found.keys() and len(found["loss_curve"]) == 2
@@ -579,6 +588,47 @@ def test_zero_shot_labels_are_the_names_of_the_prompts():
         assert psd._named(scene, of) == name and name in world.prompts("paper", of)
 
 
+def test_every_shift_changes_one_thing():
+    from vlnotes.claims import psd
+    from vlnotes.world.scenes import HELD_OUT
+
+    pictures, scenes = psd.shifted("paper", "", 32, 40)
+    assert not any((s.objects[0].colour, s.objects[0].shape) in HELD_OUT for s in scenes)
+    for shift in psd.SHIFTS:
+        moved, others = psd.shifted("paper", shift, 32, 40)
+        assert moved.shape == pictures.shape and len(others) == 40
+        names = {psd._named(scene, "colour-shape") for scene in others}
+        assert names <= world.prompts("paper").keys()
+        if shift in ("noise", "blur"):
+            assert others == scenes and 0.01 < float((moved - pictures / 255).abs().mean()) < 0.2
+            assert 0 <= float(moved.min()) and float(moved.max()) <= 1
+        elif shift == "unseen pairs":
+            assert all((s.objects[0].colour, s.objects[0].shape) in HELD_OUT for s in others)
+        else:
+            assert {scene.domain for scene in others} == {shift}
+    with pytest.raises(ValueError, match="shift is 'snow'"):
+        psd.shifted("paper", "snow", 32, 40)
+
+
+def test_robustness_is_what_lies_beyond_the_line_of_ordinary_clips():
+    from vlnotes.claims import psd
+
+    assert len(psd.TEST_BED) >= 12 and not any("smoothed" in arm or "PSD" in arm for arm in psd.TEST_BED)
+    sizes = {psd.STUDY.settings(arm)["pictures"] for arm in psd.TEST_BED}
+    assert max(sizes) / min(sizes) == 32
+    arms = {}
+    for at, arm in enumerate((*psd.TEST_BED, "PSD")):
+        usual = 0.1 + 0.05 * at
+        moved = 1 / (1 + math.exp(-(0.9 * math.log(usual / (1 - usual)) - 0.4)))
+        arms[arm] = {"zero": usual} | {f"zero, {shift}": moved for shift in psd.SHIFTS}
+    for shift, more in zip(psd.SHIFTS, (0.1, 0.0, 0.0, 0.05, -0.05), strict=True):
+        arms["PSD"][f"zero, {shift}"] += more
+        assert psd.robustness(arms, shift).gain.tolist() == pytest.approx([more, 0])
+    by_id = {claim.id: claim for claim in psd.CLAIMS}
+    assert by_id["P7"].effect(arms) == pytest.approx(0.02) and by_id["P7b"].effect(arms) == pytest.approx(0.02)
+    assert by_id["P7"].contrast.keys() == arms.keys()
+
+
 def test_the_slope_of_psds_gain_is_that_of_a_line():
     from vlnotes.claims import psd
 
@@ -598,7 +648,7 @@ def test_the_slope_of_psds_gain_is_that_of_a_line():
 def test_a_run_of_xclip_gives_every_score_that_its_claims_ask_for(monkeypatch, arm):
     from vlnotes.claims import psd, xclip
 
-    for of, name, count in ((psd, "GALLERY", 12), (psd, "PROBED", 60), (xclip, "PROBED", 60)):
+    for of, name, count in ((psd, "GALLERY", 12), (psd, "PROBED", 60), (psd, "NAMED", 30), (xclip, "PROBED", 60)):
         monkeypatch.setattr(of, name, count)
     xclip._asked.cache_clear()
     small = xclip.STUDY.settings(arm) | {"pictures": 24, "steps": 2, "batch_size": 8, "codewords": 6}

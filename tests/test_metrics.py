@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from vlnotes.metrics import (
     code_usage,
     colour_histogram,
     continual_scores,
+    effective_robustness,
     histogram_baseline,
     knn,
     linear_probe,
@@ -618,3 +620,62 @@ def test_continual_scores_name_what_is_wrong():
         continual_scores(torch.tensor([[0.5, 0.0], [55.0, 0.2]]))
     with pytest.raises(ValueError, match=r"untrained: expected \(2,\)"):
         continual_scores(torch.zeros(2, 2), torch.zeros(3))
+
+
+# Effective robustness
+
+
+def on_a_line(x, intercept=-0.7, slope=0.9):
+    return torch.stack([x, (intercept + slope * x.logit()).sigmoid()], 1)
+
+
+def test_a_model_on_the_line_of_the_testbed_has_no_effective_robustness():
+    line = on_a_line(torch.linspace(0.1, 0.9, 12, dtype=torch.float64))
+    better = on_a_line(torch.tensor([0.55, 0.95], dtype=torch.float64))  # also beyond the test-bed
+    found = effective_robustness(line, better + torch.tensor([0.0, 0.04]), items=1000)
+    assert (found.intercept, found.slope) == pytest.approx((-0.7, 0.9))
+    assert found.gain.tolist() == pytest.approx([0.04, 0.04])
+    assert found.low.tolist() == pytest.approx([0.04, 0.04]) and found.high.tolist() == pytest.approx([0.04, 0.04])
+
+
+def test_effective_robustness_is_a_straight_fit_of_logits_and_its_interval_that_of_drawn_testbeds():
+    dice = torch.Generator().manual_seed(3)
+    testbed, models = torch.rand(9, 2, generator=dice), torch.tensor([[0.5, 0.5], [0.2, 0.9]])
+    found = effective_robustness(testbed, models, items=10**6, resamples=400, seed=5)
+    logit = np.log(testbed.double() / (1 - testbed.double())).numpy()
+    slope, intercept = np.polyfit(*logit.T, 1)
+    assert (found.slope, found.intercept) == pytest.approx((slope, intercept))
+    assert float(found.gain[0]) == pytest.approx(0.5 - 1 / (1 + np.exp(-intercept)))
+    gains = []
+    for a, b in found.lines.tolist():
+        gains.append([y - 1 / (1 + math.exp(-a - b * math.log(x / (1 - x)))) for x, y in models.tolist()])
+    assert len(gains) == 400
+    assert found.low.tolist() == pytest.approx(np.quantile(gains, 0.025, axis=0))
+    assert found.high.tolist() == pytest.approx(np.quantile(gains, 0.975, axis=0))
+    assert bool((found.low < found.gain).all()) and bool((found.gain < found.high).all())
+    rows = torch.randint(9, (400, 9), generator=torch.Generator().manual_seed(5))
+    assert found.lines[7].flip(0).tolist() == pytest.approx(np.polyfit(*logit[rows[7].numpy()].T, 1))
+
+
+def test_accuracies_of_all_or_nothing_stay_finite_by_half_a_sample():
+    testbed = torch.tensor([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+    found = effective_robustness(testbed, torch.tensor([[1.0, 1.0], [0.0, 0.5]]), items=100)
+    assert found.slope == pytest.approx(1) and found.intercept == pytest.approx(0)
+    assert found.gain.tolist() == pytest.approx([0.0, 0.495]) and len(found.lines) < 1000
+
+
+@pytest.mark.parametrize(
+    ("testbed", "options", "said"),
+    [
+        (torch.rand(2, 2), {}, "3 models or more"),
+        (torch.full((4, 2), 0.3), {}, "no line fits"),
+        (torch.rand(4, 3), {}, r"expected \(models, 2\)"),
+        (torch.tensor([[0.1, 0.2], [0.3, math.nan], [0.5, 0.6]]), {}, r"testbed\[1, 1\] is nan"),
+        (100 * torch.rand(4, 2) + 2, {}, "a share in"),
+        (torch.rand(4, 2), {"items": 0}, "items"),
+        (torch.rand(4, 2), {"resamples": 0}, "resamples"),
+    ],
+)
+def test_effective_robustness_says_what_is_wrong(testbed, options, said):
+    with pytest.raises(ValueError, match=said):
+        effective_robustness(testbed, torch.rand(1, 2), **{"items": 100} | options)

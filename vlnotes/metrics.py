@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -376,6 +377,63 @@ def continual_scores(recalls: torch.Tensor, untrained: torch.Tensor | None = Non
     return {name: float(value) for name, value in found.items()}
 
 
+class Robustness(NamedTuple):
+    """What `effective_robustness` says: the line on logit axes, and what each model has beyond it, (M,) each, in
+    [-1, 1], with the ends of its 95 % interval. lines (R, 2): intercept and slope of every resampled test-bed."""
+
+    intercept: float
+    slope: float
+    gain: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    lines: torch.Tensor
+
+
+def effective_robustness(
+    testbed: torch.Tensor, models: torch.Tensor, *, items: int, resamples: int = 1000, seed: int = 0
+) -> Robustness:
+    """Is a model better under a shift than ordinary models that are as good without it?
+
+    logit(y) = a + b · logit(x) is fitted to the test-bed by least squares; gain = y - sigmoid(a + b · logit(x))
+
+    A better model moves along the line, which is no robustness. The interval is that of the line: the test-bed's models
+    are drawn again with replacement. It leaves out that a model trained with another seed would land elsewhere.
+
+    Args:
+        testbed: (N, 2) float, N ordinary models, 3 or more, of different accuracy: x on the usual test, y on the
+            shifted one, shares in [0, 1].
+        models: (M, 2) float, the same of the models in question.
+        items: how many samples each accuracy was counted on; shares are kept 1 / (2 items) away from 0 and 1, where
+            logits end.
+        resamples: R, how many test-beds are drawn.
+        seed: of the draws.
+
+    Returns:
+        `Robustness`, in float64.
+
+    Raises:
+        ValueError: other shapes, NaN, shares outside [0, 1], fewer than 3 models in the test-bed or all with the same
+            x, no items, no resamples.
+
+    Equation: effective robustness (Taori et al. 2020), on logit axes.
+    """
+    testbed, models = _shares(testbed, "testbed"), _shares(models, "models")
+    if len(testbed) < 3 or items < 1 or resamples < 1:
+        raise ValueError(f"expected 3 models or more, items and resamples; got {len(testbed)}, {items}, {resamples}")
+    x, y = testbed.clamp(0.5 / items, 1 - 0.5 / items).logit().T  # (N,) each
+    if float(x.max() - x.min()) < 1e-9:
+        raise ValueError(f"testbed: all {len(x)} models have the accuracy {float(testbed[0, 0]):.3g}; no line fits")
+    dice = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(x), (resamples, len(x)), generator=dice)
+    rows = rows[x[rows].amax(1) - x[rows].amin(1) > 1e-9]  # a draw of one model alone gives no line
+    lines = _lines(x[rows], y[rows])  # (R, 2)
+    line = _lines(x[None], y[None])  # (1, 2)
+    at, seen = models.clamp(0.5 / items, 1 - 0.5 / items).T  # (M,) each
+    gains = [seen - (of[:, :1] + of[:, 1:] * at.logit()).sigmoid() for of in (line, lines)]  # (1, M), (R, M)
+    low, high = gains[1].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return Robustness(float(line[0, 0]), float(line[0, 1]), gains[0][0], low, high, lines)
+
+
 def code_usage(codes: torch.Tensor, codewords: int) -> dict[str, float]:
     """How evenly is a codebook used? Perplexity is the number of codewords that an even use would need.
 
@@ -663,6 +721,26 @@ def _truth(truth: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         if without:
             raise ValueError(f"{len(without)} {way}, the first: {without[:5]}; leave them out before scoring")
     return truth
+
+
+def _shares(values: torch.Tensor, name: str) -> torch.Tensor:
+    values = torch.as_tensor(values, dtype=torch.float64).cpu()
+    if values.ndim != 2 or values.shape[1] != 2 or not len(values):
+        raise ValueError(
+            f"{name}: expected (models, 2), accuracy without and with the shift, got {tuple(values.shape)}"
+        )
+    bad = ~((values >= 0) & (values <= 1))
+    if bool(bad.any()):
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(f"{name}[{row}, {column}] is {float(values[row, column])}; expected a share in [0, 1]")
+    return values
+
+
+def _lines(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Intercept and slope (R, 2) of the least-squares line through each row of points, (R, N) each."""
+    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+    slope = ((x - x_mean) * (y - y_mean)).sum(1) / (x - x_mean).square().sum(1)
+    return torch.stack([y_mean[:, 0] - slope * x_mean[:, 0], slope], 1)
 
 
 def _labels(labels: torch.Tensor, count: int, name: str) -> torch.Tensor:

@@ -69,7 +69,8 @@ class Study:
 class Claim:
     """A sentence of a paper as a comparison that can fail.
 
-    The effect of a seed is the sum of weight x score over the arms, all of that seed: a paired comparison.
+    The effect of a seed is the sum of weight x score over the arms, all of that seed: a paired comparison. Or, where
+    that is no sum, what `effect` makes of them.
 
     Args:
         id: as in the course's list of claims, such as "M2".
@@ -82,6 +83,7 @@ class Claim:
         margin: what would be no difference, in units of the effect.
         factor: scores are multiplied by it: 100 makes points of shares.
         why: why it is not tried, or a remark that stands beside the verdict.
+        effect: arm -> scores of its run, for every arm of the contrast, -> the effect of a seed before the factor.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Claim:
     margin: float = 2.0
     factor: float = 100.0
     why: str = ""
+    effect: Callable[[dict[str, dict]], float] | None = None
 
 
 class Verdict(NamedTuple):
@@ -291,13 +294,15 @@ def verdict(claim: Claim, study: Study, scale: str = "tiny", folder: Path = RUNS
         files = {arm: run_file(study, arm, seed, scale, folder) for arm in claim.contrast}
         if not all(file.exists() for file in files.values()):
             continue
-        effect = 0.0
-        for arm, weight in claim.contrast.items():
-            found = json.loads(files[arm].read_text())["scores"]
-            if claim.score not in found:
-                raise ValueError(f"claim {claim.id}: runs of {study.name} have no score {claim.score!r}: {list(found)}")
-            effect += claim.factor * weight * found[claim.score]
-        by_seed[seed] = effect
+        found = {arm: json.loads(file.read_text())["scores"] for arm, file in files.items()}
+        for told in found.values():
+            if claim.score not in told:
+                raise ValueError(f"claim {claim.id}: runs of {study.name} have no score {claim.score!r}: {list(told)}")
+        if claim.effect is None:
+            effect = sum(weight * found[arm][claim.score] for arm, weight in claim.contrast.items())
+        else:
+            effect = claim.effect(found)
+        by_seed[seed] = claim.factor * effect
     try:
         return judge(by_seed.values(), claim.direction, claim.margin)
     except ValueError as error:
