@@ -405,16 +405,33 @@ def test_tasks_carry_the_right_label(task):
     assert asked.tokens["input_ids"].tolist() == encode(tokenizer, [one.text for one in said], 40)["input_ids"].tolist()
 
 
-@pytest.mark.parametrize("change", [{}, {"objective": "itm"}])
-def test_a_run_of_relations_asks_for_them_alone(small_weights, monkeypatch, change):
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        ({}, ["mlm"] * 2),
+        ({"objective": "itm"}, ["itm"] * 2),
+        ({"objective": "itm", "words_first": 3}, ["mlm"] * 3 + ["itm"] * 2),
+    ],
+)
+def test_a_run_of_relations_asks_for_them_alone(small_weights, monkeypatch, change, asked):
     from vlnotes.claims import relations
 
+    class Told(relations.Asked):
+        def forward(self, batch):
+            done.append(self.objective)
+            return super().forward(batch)
+
+    done = []
     tokenizer = relations.load("clip-paper")[1]
     monkeypatch.setattr(relations, "load", lambda name: (copy.deepcopy(small_weights[name]), tokenizer))
+    monkeypatch.setattr(relations, "Asked", Told)
     small = {"pictures": 20, "steps": 2, "batch_size": 4, "size": 32, "tested": 20}
     found = relations.run(relations.TINY | small | change, 0)
-    assert {"hidden", "hidden_shuffled", "flip", "colour"} < found.keys() and len(found["loss_curve"]) == 2
+    scores = {"hidden", "hidden_shuffled", "flip", "flip_group", "colour", "swap"}
+    assert scores < found.keys() and len(found["loss_curve"]) == 2 and done == asked
     assert found == relations.run(relations.TINY | small | change, 0)
+    with pytest.raises(ValueError, match="mlm, itm"):
+        relations.run(relations.TINY | small | {"objective": "both"}, 0)
 
 
 def test_relations_hide_the_telling_words_and_freeze_the_towers(small_weights):

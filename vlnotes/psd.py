@@ -66,6 +66,7 @@ def soft_targets(
         ValueError: shapes or devices that do not match, another swap, a bad temperature, NaN or infinity.
 
     Equation: PSD (Andonian et al. 2022), the soft alignments and the swapped prediction.
+    Notebook: 10_self_distillation, section 2.
     """
     check_pairs(image_features, text_features, NAMES)
     check_temperature(temperature)
@@ -121,6 +122,7 @@ def psd_loss(
             a single pair, NaN or infinity.
 
     Equation: PSD (Andonian et al. 2022), the hard and the soft loss over the partition of a batch.
+    Notebook: 10_self_distillation, section 2.
     """
     check_pairs(image_features, text_features, NAMES)
     check_temperature(temperature)
@@ -171,6 +173,7 @@ def unaligned_fraction(step: int, total: int, maximum: float) -> float:
         ValueError: a negative step or total, a maximum below 0, or of 1 or more.
 
     Equation: PSD (Andonian et al. 2022), the progressive schedule.
+    Notebook: 10_self_distillation, section 4.
     """
     for name, value in (("step", step), ("total", total)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -203,6 +206,7 @@ def draw_unaligned(rows: int, fraction: float, *, generator: torch.Generator | N
         ValueError: no rows, or a fraction outside [0, 1].
 
     Equation: PSD (Andonian et al. 2022), the random partition of a mini-batch.
+    Notebook: 10_self_distillation, section 4.
     """
     if isinstance(rows, bool) or not isinstance(rows, int):
         raise TypeError(f"rows: expected an int, got {type(rows).__name__}")

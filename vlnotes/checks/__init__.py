@@ -36,12 +36,22 @@ from vlnotes.checks.n08_optimal_transport import (
     repaired,
 )
 from vlnotes.checks.n09_codis import code_targets, codes_in_use, prototype_loss, same_codeword
+from vlnotes.checks.n10_self_distillation import (
+    auroc,
+    beyond_the_line,
+    column_targets,
+    mixed_rows,
+    own_gradient,
+    soft_share,
+)
 
 __all__ = [
     "Exercise",
     "Verdict",
+    "auroc",
     "back_in_order",
     "balanced",
+    "beyond_the_line",
     "bite",
     "carriers",
     "ceiling",
@@ -51,6 +61,7 @@ __all__ = [
     "codebook_gradient",
     "codes_in_use",
     "collapsed",
+    "column_targets",
     "cosine",
     "entailment_loss",
     "false_captions",
@@ -67,8 +78,10 @@ __all__ = [
     "lowest_loss",
     "mask_false_negatives",
     "mean_key_loss",
+    "mixed_rows",
     "mixed_targets",
     "online_logsumexp",
+    "own_gradient",
     "pairs_looked_at",
     "prototype_loss",
     "push_rows",
@@ -80,6 +93,7 @@ __all__ = [
     "same_codeword",
     "sentence_of",
     "shared_parameters",
+    "soft_share",
     "soft_words",
     "swap_lies",
     "targets_with_ids",

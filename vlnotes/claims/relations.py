@@ -2,7 +2,7 @@
 
 The trained ALBEF knows colours and shapes, but not "left of". It learns on for some hundred steps on captions of
 relations alone, asked in one of two ways: hide the word that tells (MLM), or tell a picture from the one in which both
-things have changed places (ITM).
+things have changed places (ITM). Or in both ways, one after the other.
 """
 
 from functools import lru_cache
@@ -22,7 +22,7 @@ from vlnotes.world.domains import CONCEPTS
 
 TINY = {
     **{"domain": "paper", "pictures": 4000, "size": 64, "length": 20, "batch_size": 48, "steps": 300},
-    **{"learning_rate": 1e-3, "objective": "mlm", "tested": 300},
+    **{"learning_rate": 1e-3, "objective": "mlm", "words_first": 0, "tested": 300},
 }
 OBJECTIVES = ("mlm", "itm")
 
@@ -88,34 +88,38 @@ def run(settings: dict, seed: int) -> dict:
     """Learn relations for a while, then count.
 
     Args:
-        settings: as `TINY`.
+        settings: as `TINY`. words_first: steps of "mlm" before the steps of the objective.
         seed: of the shuffles.
 
     Returns:
         In [0, 1], on unseen scenes: hidden, hidden_shuffled: telling words said right with the own picture and with
-        another one; flip: how often a picture's caption beats that of the flipped picture by ITM; colour: hidden
-        colours still said right. loss_curve (means of twentieths, nats) and device.
+        another one; flip: how often a picture's caption beats that of the flipped picture by ITM (chance 1/2);
+        flip_group: both pictures and both captions right (1/6); colour: hidden colours still said right; swap: as flip,
+        for exchanged colours. loss_curve (the objective's, means of twentieths, nats) and device.
 
     Raises:
         ValueError: an objective that is not known.
     """
     albef, tokenizer = load("albef-paper")
     known = tokenizer.get_vocab()
-    telling = [known[word] for word, (role, _) in CONCEPTS.items() if role == "relation" and word in known]
-    model = Asked(albef, torch.tensor(telling), settings["objective"])
+    telling = torch.tensor([known[w] for w, (role, _) in CONCEPTS.items() if role == "relation" and w in known])
     data = _couples(settings["domain"], settings["pictures"], settings["size"])
     tokens = encode(tokenizer, data.texts, settings["length"])
     batches = pair_batches(data.images, tokens, data.text_to_image, settings["batch_size"], seed, together=2)
-    steps = settings["steps"]
-    history = train(model, batches, steps=steps, learning_rate=settings["learning_rate"], seed=seed, progress=False)
+    options = {"learning_rate": settings["learning_rate"], "seed": seed, "progress": False}
+    for objective, steps in (("mlm", settings["words_first"]), (settings["objective"], settings["steps"])):
+        if steps:
+            history = train(Asked(albef, telling, objective), batches, steps=steps, **options)
     albef = albef.to("cpu").eval()
     test = world.World(settings["domain"]).scenes(settings["tested"], "test", neighbours=False)
     shape = {"size": settings["size"]}  # and full captions at full length
     said = word_scores(albef, tokenizer, test, ("relation",), kind="rel", **shape)["relation"]
     colour = word_scores(albef, tokenizer, test, ("colour",), **shape)["colour"]["true"]
-    flip = binding_scores(albef, tokenizer, test, ("flip_relation",), **shape)["itm"]["flip_relation"]["choice"]
+    told = binding_scores(albef, tokenizer, test, ("flip_relation", "swap_colours"), **shape)["itm"]
+    flip = told["flip_relation"]
     curve = history["loss"].groupby(history["step"] * 20 // steps).mean().round(4).tolist()
-    found = {"hidden": said["true"], "hidden_shuffled": said["shuffled"], "flip": flip, "colour": colour}
+    found = {"hidden": said["true"], "hidden_shuffled": said["shuffled"], "colour": colour}
+    found |= {"flip": flip["choice"], "flip_group": flip["group"], "swap": told["swap_colours"]["choice"]}
     return found | {"loss_curve": curve, "device": history.attrs["device"]}
 
 
@@ -126,6 +130,8 @@ STUDY = Study(
     arms={
         "hide the telling word": {},
         "tell flipped pictures apart": {"objective": "itm"},
+        "tell them apart, longer": {"objective": "itm", "steps": 640},
+        "words first, then pictures": {"objective": "itm", "words_first": 220, "steps": 420},
     },
     seeds=3,
 )
