@@ -703,3 +703,98 @@ def test_the_arms_of_xclip_are_what_their_names_say():
         assert claim.contrast.keys() <= xclip.STUDY.arms.keys() and sum(claim.contrast.values()) == 0
     with pytest.raises(ValueError, match="method is 'moco'; expected clip, nclip or xclip"):
         xclip.build(xclip.TINY | {"method": "moco"}, 0)
+
+
+@pytest.fixture
+def small_streams(small_weights, monkeypatch):
+    from vlnotes.claims import streams
+
+    tokenizer = streams.load("clip-paper")[1]
+    monkeypatch.setattr(streams, "load", lambda name: (copy.deepcopy(small_weights[name]), tokenizer))
+    for name, count in (("GALLERY", 10), ("LOOKED", 520), ("PROBED", 60)):
+        monkeypatch.setattr(streams, name, count)
+    small = {"pictures": 24, "steps": 2, "first_steps": 2, "batch_size": 8}
+    return streams, lambda stream, arm: streams.STUDIES[stream].settings(arm) | small
+
+
+@pytest.mark.parametrize("arm", ["plain", "Mod-X, weight 1", "EWC", "replay", "joint", "from scratch", "MoCo"])
+def test_a_stream_gives_every_score_that_its_claims_ask_for(small_streams, arm):
+    streams, settings = small_streams
+    found = streams.run(settings("domains", arm), 0)
+    asked = {claim.score for claim in streams.CLAIMS if arm in claim.contrast}
+    assert asked <= found.keys()
+    if arm == "MoCo":
+        assert len(found["shape_curve"]) == 6
+        assert found["forgot_shape"] == pytest.approx(found["shape_curve"][0] - found["shape_curve"][-1])
+        return
+    assert len(found["first_curve"]) == (2 if arm == "joint" else 6) and len(found["learnt_curve"]) == 5
+    assert found["forgot"] == pytest.approx(found["first_curve"][0] - found["first_curve"][-1])
+    assert found["gap"] == pytest.approx(found["forgot"] - found["forgot_shape"])
+    assert found["average"] == pytest.approx((found["first"] + 5 * found["end"]) / 6)
+
+
+def test_a_stream_is_the_same_for_the_same_seed(small_streams):
+    streams, settings = small_streams
+    assert streams.run(settings("pieces", "replay"), 1) == streams.run(settings("pieces", "replay"), 1)
+
+
+@pytest.mark.parametrize("stream", ["domains", "pieces", "shapes"])
+def test_a_stream_has_five_phases_and_a_test_for_each(small_streams, stream):
+    streams, settings = small_streams
+    learnt, tests = streams.phases(settings(stream, "plain") | {"pictures": 60})
+    assert len(learnt) == len(tests) == 5 and len({part.name for part in learnt}) == 5
+    shown = {id(scene) for part in learnt for scene in part.scenes}
+    assert len(shown) == sum(len(part.scenes) for part in learnt)  # nothing is learnt twice
+    for part, test in zip(learnt, tests, strict=True):
+        assert {s.domain for s in part.scenes} == {s.domain for s in test.scenes}
+        assert len(part.images) == len(part.captions) == len(part.scenes) and len(test.images) >= 4
+        if stream == "shapes":
+            kinds = {scene.objects[0].shape for scene in part.scenes}
+            assert len(kinds) == 2 and kinds == {scene.objects[0].shape for scene in test.scenes}
+    with pytest.raises(ValueError, match="stream is 'rivers'"):
+        streams.phases(settings(stream, "plain") | {"stream": "rivers"})
+
+
+def test_every_arm_of_a_stream_begins_with_what_its_name_says(small_streams):
+    streams, settings = small_streams
+    shipped = streams.load("clip-paper")[0].state_dict()
+    for arm in streams.STUDIES["domains"].arms:
+        model = streams.begin(settings("domains", arm), 0)
+        if arm == "MoCo":
+            continue
+        weights = model.current.state_dict()
+        assert all(weights[name].equal(shipped[name]) for name in shipped) == (arm != "from scratch")
+        assert isinstance(model, streams.ModX) == arm.startswith("Mod-X")
+    with pytest.raises(ValueError, match="method is 'hope'"):
+        streams.begin(settings("domains", "plain") | {"method": "hope"}, 0)
+
+
+def test_the_old_model_of_a_stream_is_that_of_the_phase_before(small_streams, monkeypatch):
+    streams, settings = small_streams
+    old = []
+
+    class Told(streams.ModX):
+        def start_phase(self, seen=()):
+            super().start_phase(seen)
+            same = zip(self.old.state_dict().values(), self.current.state_dict().values(), strict=True)
+            assert all(one.equal(other) for one, other in same)
+            old.append(int(self.phase))
+
+    monkeypatch.setitem(streams.METHODS, "modx", Told)
+    streams.run(settings("domains", "Mod-X, weight 1"), 0)
+    assert old == [1, 2, 3, 4, 5]
+
+
+def test_the_claims_of_streams_are_about_their_arms():
+    from vlnotes.claims import streams
+
+    studies = {study.name: study for study in streams.STUDIES.values()}
+    ids = [claim.id for claim in streams.CLAIMS]
+    assert len(ids) == len(set(ids)) and {f"X{k}" for k in range(1, 9)} <= set(ids)
+    for claim in streams.CLAIMS:
+        assert claim.contrast.keys() <= studies[claim.study].arms.keys()
+        within = claim.score in ("forgot", "turned", "gap")
+        assert sum(claim.contrast.values()) == (1 if within else 0)
+    for arm, changes in streams.STUDIES["domains"].arms.items():
+        for weight in re.findall(r"weight ([\d.]+)$", arm):
+            assert changes["options"]["weight"] == float(weight)

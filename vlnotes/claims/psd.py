@@ -166,7 +166,7 @@ def scores(model: CLIP, tokenizer, settings: dict) -> dict[str, float]:
                 found[f"{name}, {shift}" if shift else name] = metrics.zero_shot(features, words[of], right)["top1"]
 
     known, asked = (_data(domain, PROBED, split, size, True) for split in ("val", "test"))
-    fit, test = (_pooled(model, some.images) for some in (known, asked))
+    fit, test = (pooled(model, some.images) for some in (known, asked))
     for factor in ("shape", "colour"):
         labels, answers = (world.factor_labels(some.scenes, factor)[0] for some in (known, asked))
         found[factor] = metrics.linear_probe(fit, labels, test, answers)
@@ -178,7 +178,16 @@ def _named(scene: world.Scene, of: str) -> str:
     return " ".join(getattr(thing, part) for part in of.split("-"))
 
 
-def _pooled(model: CLIP, images: Tensor) -> Tensor:
+def pooled(model: CLIP, images: Tensor) -> Tensor:
+    """What the image tower pools, for probes.
+
+    Args:
+        model: anything with an `image_encoder`; used as it is, in training or in eval mode.
+        images: (N, 3, H, W).
+
+    Returns:
+        (N, W) on the CPU.
+    """
     device = next(model.parameters()).device
     return torch.cat([model.image_encoder(part.to(device)).pooled.cpu() for part in images.split(256)])
 

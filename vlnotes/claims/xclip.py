@@ -120,7 +120,7 @@ def codes(model: CLIP | NCLIP, tokenizer, settings: dict, seed: int = 0) -> dict
     entropy = torch.special.entr(images.softmax(1)).sum(1).mean() / torch.tensor(float(count)).log()
     found = {"perplexity": perplexity, "spread": perplexity / count, "sure": 1 - float(entropy)}
     found["agreement"] = float((of_images == of_texts).float().mean())
-    return found | told(of_images) | {"nmi_kmeans": told(clusters(psd._pooled(model, data.images)))["nmi"]}
+    return found | told(of_images) | {"nmi_kmeans": told(clusters(psd.pooled(model, data.images)))["nmi"]}
 
 
 _FREE = {"eh_weight": 0.0, "he_weight": 0.0}
