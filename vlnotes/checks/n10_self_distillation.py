@@ -36,7 +36,7 @@ def _column_targets() -> Exercise:
         wrong=(own_belief, row_of_the_text, not_divided, softmax_again),
         cases=cases,
         by_hand=(torch.tensor([[2.0, 0.0], [0.0, 0.0]]),),
-        see_next="A picture that no text prefers gets a flat row: nobody knows, and the target says so.",
+        see_next="The division hides how much the texts care: a picture nobody prefers has a target as loud as any.",
     )
 
 
