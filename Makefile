@@ -13,7 +13,7 @@ QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test run bench records tables picture format clean help
+.PHONY: lab test run bench records tables picture handout format clean help
 
 help:
 	@echo "make lab      make the environment, open JupyterLab on the first notebook"
@@ -23,6 +23,7 @@ help:
 	@echo "make records  execute the course and write the recorded numbers and stored outputs anew"
 	@echo "make tables   write the generated tables and the numbers in prose anew"
 	@echo "make picture  take the README's picture of notebook 00's explorer anew"
+	@echo "make handout  write the student edition without solutions and the answer key into handout/"
 	@echo "make format   let ruff format code and notebooks"
 	@echo "make clean    remove the environment, caches and executed copies; runs/ stays"
 
@@ -50,12 +51,15 @@ picture: $(READY)
 bench: $(BENCH)
 	$(PY) tests/benchmarks
 
+handout: $(READY)
+	$(PY) tests/handout.py
+
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf "$(VENV)" executed build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" executed handout build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # One environment for both commands. The stamp is newer than pyproject.toml, so a second run installs nothing.

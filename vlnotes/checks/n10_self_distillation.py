@@ -85,39 +85,46 @@ def _mixed_rows() -> Exercise:
 
 
 def _soft_share() -> Exercise:
-    def soft_share(step, total, maximum):
-        done = min(1.0, step / total)
+    def soft_share(step, start, total, maximum):
+        done = min(1.0, max(0.0, (step - start) / (total - start)))
         return maximum * (1 - math.cos(math.pi * done)) / 2
 
-    def straight(step, total, maximum):
+    def straight(step, start, total, maximum):
         """this is a straight line. Half a cosine is flat at both ends."""
-        return maximum * min(1.0, step / total)
+        return maximum * min(1.0, max(0.0, (step - start) / (total - start)))
 
-    def falls(step, total, maximum):
+    def falls(step, start, total, maximum):
         """yours begins at the maximum and falls. Doubt is to grow: 1 minus the cosine."""
-        return maximum * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
+        return maximum - soft_share(step, start, total, maximum)
 
-    def comes_back(step, total, maximum):
-        """beyond `total` yours comes down again. The share stays at its maximum: hold step / total at 1."""
-        return maximum * (1 - math.cos(math.pi * step / total)) / 2
+    def comes_back(step, start, total, maximum):
+        """beyond `total` yours comes down again. The share stays at its maximum: hold what is done at 1."""
+        done = max(0.0, (step - start) / (total - start))
+        return maximum * (1 - math.cos(math.pi * done)) / 2
 
-    def whole_turn(step, total, maximum):
-        """yours makes a whole turn and ends at 0. Half a cosine goes from 0 to pi."""
-        return maximum * (1 - math.cos(2 * math.pi * min(1.0, step / total))) / 2
+    def before_the_start(step, start, total, maximum):
+        """before `start` yours is above 0, for a cosine is even. Hold what is done at 0."""
+        done = min(1.0, (step - start) / (total - start))
+        return maximum * (1 - math.cos(math.pi * done)) / 2
 
-    def not_halved(step, total, maximum):
+    def too_slow(step, start, total, maximum):
+        """at `total` yours is not there yet. It has only total - start steps to go from 0 to 1."""
+        done = min(1.0, max(0.0, (step - start) / total))
+        return maximum * (1 - math.cos(math.pi * done)) / 2
+
+    def not_halved(step, start, total, maximum):
         """yours goes up to twice the maximum: 1 minus a cosine runs from 0 to 2."""
-        return 2 * soft_share(step, total, maximum)
+        return 2 * soft_share(step, start, total, maximum)
 
     def cases(generator: torch.Generator) -> list[tuple]:
-        return [(0, 10, 0.8), (3, 10, 0.8), (10, 10, 0.5), (14, 10, 0.8), (70, 200, 0.3)]
+        return [(1, 4, 10, 0.8), (6, 4, 10, 0.8), (10, 2, 10, 0.5), (14, 4, 10, 0.8), (70, 20, 200, 0.3)]
 
     return Exercise(
         solution=soft_share,
-        wrong=(straight, falls, comes_back, whole_turn, not_halved),
+        wrong=(straight, falls, comes_back, before_the_start, too_slow, not_halved),
         cases=cases,
-        by_hand=(5, 10, 0.8),
-        see_next="At half time half the maximum is reached, and the first tenth of the run is as good as plain CLIP.",
+        by_hand=(6, 2, 10, 0.8),
+        see_next="Up to `start` it is CLIP to the letter, and a good while beyond it nearly so.",
     )
 
 
