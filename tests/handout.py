@@ -85,13 +85,12 @@ def answers(notebook: dict) -> dict:
         task, *after = [tools.source(cell).strip() for cell in unit if cell["cell_type"] == "markdown"]
         told, solved = task.split("\n", 1)[1], next(cell for cell in unit if "solution" in tools.tags(cell))
         known = getattr(checks, name).wrong
-        mistakes = "\n".join(f"- {' '.join(wrong.__doc__.split())}" for wrong in known)
+        mistakes = ["**Usual mistakes**, as the check names them:"]
+        mistakes.append("\n".join(f"- {' '.join(wrong.__doc__.split())}" for wrong in known))
         cells += [
             _text(f"{name}-task", f"## {heading} ({hard}, {minutes} minutes, points: {POINTS[hard]})\n{told}"),
             _code(f"{name}-answer", tools.source(solved)),
-            _text(
-                f"{name}-after", "\n\n".join([*after, f"**Usual mistakes**, as the check names them:\n\n{mistakes}"])
-            ),
+            _text(f"{name}-after", "\n\n".join([*after, *mistakes])),
         ]
     return {**copy.deepcopy({key: value for key, value in notebook.items() if key != "cells"}), "cells": cells}
 
