@@ -411,6 +411,8 @@ def test_tasks_carry_the_right_label(task):
         ({}, ["mlm"] * 2),
         ({"objective": "itm"}, ["itm"] * 2),
         ({"objective": "itm", "words_first": 3}, ["mlm"] * 3 + ["itm"] * 2),
+        ({"objective": "itm", "words_first": 1, "mixed_last": 4}, ["mlm"] + ["itm"] * 6),
+        ({"objective": "itc", "mixed_last": 1}, ["itc"] * 3),
     ],
 )
 def test_a_run_of_relations_asks_for_them_alone(small_weights, monkeypatch, change, asked):
@@ -427,8 +429,8 @@ def test_a_run_of_relations_asks_for_them_alone(small_weights, monkeypatch, chan
     monkeypatch.setattr(relations, "Asked", Told)
     small = {"pictures": 20, "steps": 2, "batch_size": 4, "size": 32, "tested": 20}
     found = relations.run(relations.TINY | small | change, 0)
-    scores = {"hidden", "hidden_shuffled", "flip", "flip_group", "colour", "swap"}
-    assert scores < found.keys() and len(found["loss_curve"]) == 2 and done == asked
+    scores = {"hidden", "hidden_shuffled", "flip", "flip_group", "colour", "swap", "textures", "shapes_group"}
+    assert scores < found.keys() and len(found["loss_curve"]) == change.get("mixed_last", 2) and done == asked
     assert found == relations.run(relations.TINY | small | change, 0)
     with pytest.raises(ValueError, match="mlm, itm"):
         relations.run(relations.TINY | small | {"objective": "both"}, 0)
@@ -457,6 +459,48 @@ def test_relations_hide_the_telling_words_and_freeze_the_towers(small_weights):
     assert towers == {"image_encoder", "text_encoder", "image_projection", "text_projection"}
     with pytest.raises(ValueError, match="mlm, itm"):
         relations.Asked(albef, telling, "both")
+
+
+def test_contrast_over_couples_moves_the_towers_and_knows_who_belongs_to_whom(small_weights):
+    from vlnotes.claims import relations
+
+    tokenizer = relations.load("clip-paper")[1]
+    albef = copy.deepcopy(small_weights["albef-paper"])
+    ids = encode(tokenizer, ["a ring to the left of a drop", "a drop to the left of a ring"], 12)
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = relations.Asked(albef, torch.tensor([5]), "itc").eval()
+    loss = model({"image": image, **ids})["loss"]
+    features = albef.image_features(image), albef.text_features(**ids)
+    logits = features[0] @ features[1].T / albef.temperature
+    own = torch.arange(2)
+    expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    moved = [name.split(".") for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    towers = {"image_encoder", "text_encoder", "image_projection", "text_projection"}
+    assert {name[2] for name in moved if name[1] == "student"} == towers
+
+
+def test_mixed_batches_are_half_flips_and_half_other_edits():
+    from vlnotes.claims import relations
+
+    tokenizer = relations.load("clip-paper")[1]
+    settings = relations.TINY | {"pictures": 16, "batch_size": 8, "size": 32}
+    batch = relations._mixed(settings, tokenizer, 0)(0)
+    assert batch["image"].shape == (8, 3, 32, 32)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (8, batch["attention_mask"].sum(1).max())
+    flips, others = (relations._couples("paper", 16, 32), relations._edited("paper", 16, 32))
+    for rows, data in ((batch["image"][:4], flips), (batch["image"][4:], others)):
+        at = [int((data.images == row).flatten(1).all(1).nonzero()[0, 0]) for row in rows]
+        assert all(a % 2 == 0 and b == a + 1 for a, b in zip(at[::2], at[1::2], strict=True))
+    assert not any(
+        world.edits(one).get("flip_relation") == two
+        for one, two in zip(others.scenes[::2], others.scenes[1::2], strict=True)
+    )
+    told = [tokenizer.decode(row, skip_special_tokens=True) for row in batch["input_ids"][:4]]
+    assert set(told) <= {
+        tokenizer.decode(row, skip_special_tokens=True) for row in encode(tokenizer, flips.texts, 40)["input_ids"]
+    }
 
 
 def test_flipped_couples_stand_side_by_side():
@@ -488,7 +532,7 @@ def test_a_run_of_codis_gives_every_score_that_its_claims_ask_for(monkeypatch):
 
 
 def test_codis_beside_albef_is_asked_the_same(small_weights, monkeypatch):
-    from vlnotes.claims import against, codis, downstream
+    from vlnotes.claims import against, downstream
 
     tokenizer = downstream.load("clip-paper")[1]
     monkeypatch.setattr(against, "load", lambda name: (copy.deepcopy(small_weights[name]), tokenizer))
@@ -504,7 +548,7 @@ def test_codis_beside_albef_is_asked_the_same(small_weights, monkeypatch):
     for arm, aligned in (("ALBEF", ("itc",)), ("CODIS", ("ica", "code"))):
         learnt.clear(), heads.clear()
         found = against.run(against.STUDY.settings(arm) | small, 0)
-        assert {claim.score for claim in codis.CLAIMS if claim.study == "09.against"} <= found.keys()
+        assert {claim.score for claim in against.CLAIMS} <= found.keys()
         assert all(0 <= share <= 1 for name, share in found.items() if name != "device")
         assert found["downstream"] == pytest.approx(sum(found[name] for name in against.HEADS) / 3)
         for stage in ("zero", "tuned"):
@@ -554,10 +598,11 @@ def test_the_arms_of_codis_are_what_their_names_say():
 def test_the_claims_of_codis_are_comparisons_of_its_arms():
     from vlnotes.claims import against, codis
 
-    ids = [claim.id for claim in codis.CLAIMS]
+    told = [*codis.CLAIMS, *against.CLAIMS]
+    ids = [claim.id for claim in told]
     assert len(ids) == len(set(ids)) and {f"C{number}" for number in range(1, 8)} <= set(ids)
     studies = {study.name: study for study in (codis.STUDY, against.STUDY)}
-    for claim in codis.CLAIMS:
+    for claim in told:
         assert claim.why if not claim.study else claim.contrast.keys() <= studies[claim.study].arms.keys()
         if claim.score not in ("above_half", "nmi_gain"):  # within a run
             assert sum(claim.contrast.values()) == 0
@@ -798,3 +843,32 @@ def test_the_claims_of_streams_are_about_their_arms():
     for arm, changes in streams.STUDIES["domains"].arms.items():
         for weight in re.findall(r"weight ([\d.]+)$", arm):
             assert changes["options"]["weight"] == float(weight)
+
+
+@pytest.mark.parametrize("method", ["clip", "psd", "nclip", "xclip"])
+def test_a_run_of_the_methods_asks_every_task_in_every_domain(monkeypatch, method):
+    from vlnotes.claims import methods
+
+    monkeypatch.setattr(methods, "GALLERY", 12)
+    monkeypatch.setattr(methods, "NAMED", 60)
+    small = methods.TINY | {"method": method, "pictures": 16, "steps": 2, "batch_size": 8, "codewords": 4}
+    found = methods.run(small | {"domains": ["paper", "knit"]}, 0)
+    tasks = {"zero", "zero_shape", "zero_colour", "r1", "strict r1"}
+    domains = ("paper", "knit", "pixel")
+    assert {f"{domain} {task}" for domain in domains for task in tasks} | tasks < found.keys()
+    assert {f"{tower}_{factor}" for tower in ("image", "text") for factor in methods.FACTORS} < found.keys()
+    assert found["r1"] == pytest.approx((found["paper r1"] + found["knit r1"]) / 2)
+    assert all(-1 <= value <= 1 for name, value in found.items() if name != "device")
+    with pytest.raises(ValueError, match="clip, psd, nclip, xclip"):
+        methods.build(small | {"method": "siglip"}, 0)
+
+
+def test_loss_curves_are_means_of_equal_parts():
+    import pandas as pd
+
+    from vlnotes.claims.engine import loss_curves
+
+    history = pd.DataFrame({"step": range(6), "loss": [1.0, 3, 5, 7, 9, 11], "other": [0.0] * 6})
+    told = loss_curves(history, "loss", "missing", points=3)
+    assert told == {"loss_curve": [2.0, 6.0, 10.0]}
+    assert loss_curves(history, "loss")["loss_curve"] == history["loss"].tolist()

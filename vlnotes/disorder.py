@@ -38,6 +38,7 @@ def self_angles(features: Tensor) -> Tensor:
         ValueError: no matrix, a row of zeros, NaN or infinity.
 
     Equation: Mod-X (Ni et al. 2023), the self-angle relationship matrix SAM.
+    Notebook: 12_spatial_disorder, section 3.
     """
     x = _unit(features, "features")
     plain = "donot_use_mm_for_euclid_dist"  # the quick way loses small distances
@@ -64,6 +65,7 @@ def rotation_angles(before: Tensor, after: Tensor) -> Tensor:
         ValueError: shapes that differ, a row of zeros, NaN or infinity.
 
     Equation: Mod-X (Ni et al. 2023), the rotation angle matrix RAM.
+    Notebook: 12_spatial_disorder, section 3.
     """
     _same_shape(before, after, ("before", "after"))
     x, y = _unit(before, "before"), _unit(after, "after")
@@ -81,6 +83,8 @@ def angle_shares(degrees: Tensor) -> Tensor:
 
     Raises:
         ValueError: no angles, a negative one, NaN.
+
+    Notebook: 12_spatial_disorder, section 3.
     """
     if degrees.numel() == 0 or not bool((degrees >= 0).all()):
         raise ValueError(f"degrees: expected angles of 0 or more, at least one and no NaN; got {degrees.numel()}")
@@ -179,6 +183,7 @@ def procrustes(before: Tensor, after: Tensor) -> Tensor:
         ValueError: shapes that differ, NaN or infinity.
 
     Equation: Schönemann (1966), the orthogonal Procrustes problem.
+    Notebook: 12_spatial_disorder, section 4.
     """
     _same_shape(before, after, ("before", "after"))
     x, y = before.detach().cpu().double(), after.detach().cpu().double()

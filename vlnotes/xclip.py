@@ -81,6 +81,7 @@ def nclip_loss(
             other or one that is no distribution, NaN or infinity.
 
     Equation: nCLIP (Zhou et al. 2023), the non-contrastive loss with both entropy regularisers.
+    Notebook: 11_xclip, section 3.
     """
     check_pairs(image_logits, text_logits, NAMES)
     for name, weight in (("eh_weight", eh_weight), ("he_weight", he_weight)):
@@ -131,6 +132,7 @@ def mean_distribution(
             mean, NaN or infinity.
 
     Equation: nCLIP (Zhou et al. 2023), the mean in the second regulariser.
+    Notebook: 11_xclip, section 3.
     """
     check_features(logits, "logits")
     check_fraction(momentum, "momentum")
@@ -200,6 +202,7 @@ def distribution_scores(image_logits: Tensor, text_logits: Tensor, by: str = "co
         ValueError: shapes or devices that do not match, another word, NaN or infinity.
 
     Equation: nCLIP (Zhou et al. 2023), zero-shot evaluation.
+    Notebook: 11_xclip, section 6.
     """
     if by not in SCORES:
         raise ValueError(f"by is {by!r}; expected one of {', '.join(SCORES)}")

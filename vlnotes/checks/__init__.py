@@ -44,13 +44,17 @@ from vlnotes.checks.n10_self_distillation import (
     own_gradient,
     soft_share,
 )
+from vlnotes.checks.n11_xclip import agreement, last_norm, most_entropy, tied_recall, what_a_code_says
+from vlnotes.checks.n12_spatial_disorder import best_turn, forgotten, turned_by, who_wins
 
 __all__ = [
     "Exercise",
     "Verdict",
+    "agreement",
     "auroc",
     "back_in_order",
     "balanced",
+    "best_turn",
     "beyond_the_line",
     "bite",
     "carriers",
@@ -66,6 +70,7 @@ __all__ = [
     "entailment_loss",
     "false_captions",
     "follow_once",
+    "forgotten",
     "gradient_of_logits",
     "graduate",
     "group_score",
@@ -73,6 +78,7 @@ __all__ = [
     "hit",
     "info_nce",
     "itc_logits",
+    "last_norm",
     "log_sinkhorn",
     "looks_around",
     "lowest_loss",
@@ -80,6 +86,7 @@ __all__ = [
     "mean_key_loss",
     "mixed_rows",
     "mixed_targets",
+    "most_entropy",
     "online_logsumexp",
     "own_gradient",
     "pairs_looked_at",
@@ -97,9 +104,13 @@ __all__ = [
     "soft_words",
     "swap_lies",
     "targets_with_ids",
+    "tied_recall",
     "true_of",
+    "turned_by",
     "two_stages",
     "unit_rows",
     "weigh_channels",
+    "what_a_code_says",
+    "who_wins",
     "word_map",
 ]

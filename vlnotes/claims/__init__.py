@@ -51,7 +51,7 @@ STUDIES = {
         *(downstream.STUDY, codis.STUDY),
     )
 }
-CLAIMS = [*moco.CLAIMS, *albef.CLAIMS]
+CLAIMS = [*moco.CLAIMS, *albef.CLAIMS, *codis.CLAIMS]
 
 
 def table(name: str, shown: tuple[str, ...] = ("i2t@1", "t2i@1", "i2t@10"), arms=None) -> str:

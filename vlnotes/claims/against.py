@@ -11,7 +11,7 @@ import torch
 from vlnotes import metrics, world
 from vlnotes.albef import ALBEF, rerank
 from vlnotes.claims import downstream, retrieval
-from vlnotes.claims.engine import Study
+from vlnotes.claims.engine import Claim, Study
 from vlnotes.codis import CODIS
 from vlnotes.text import encode
 from vlnotes.train import pair_batches, train
@@ -117,3 +117,28 @@ STUDY = Study(
     arms={"ALBEF": {"model": "albef"}, "CODIS": {}},
     seeds=3,
 )
+_BESIDE = {"study": STUDY.name, "contrast": {"CODIS": 1, "ALBEF": -1}}
+CLAIMS = [
+    Claim(
+        "C6",
+        "Gains downstream are small: mean accuracy of three heads, CODIS against ALBEF",
+        "VQA +0.3, NLVR2 +0.3, SNLI-VE +0.1",
+        score="downstream",
+        direction="=",
+        **_BESIDE,
+    ),
+    Claim(
+        "C6b",
+        "In zero-shot retrieval CODIS is better than ALBEF (16 re-ranked)",
+        "COCO TR/IR R@1 71.5/53.9 against 68.6/50.1",
+        score="zero r1",
+        **_BESIDE,
+    ),
+    Claim(
+        "C6c",
+        "and after fine-tuning",
+        "COCO TR/IR R@1 75.3/58.7 against 73.1/56.8",
+        score="tuned r1",
+        **_BESIDE,
+    ),
+]

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from vlnotes import metrics, world
 from vlnotes.albef import ALBEF, rerank
-from vlnotes.claims.engine import Claim, Study
+from vlnotes.claims.engine import Claim, Study, loss_curves
 from vlnotes.scoring import binding_scores, expression_scores, word_scores
 from vlnotes.text import encode
 from vlnotes.train import pair_batches, train
@@ -87,9 +87,7 @@ def run(settings: dict, seed: int) -> dict:
     batches = pair_batches(data.images, tokens, data.text_to_image, settings["batch_size"], seed)
     steps = settings["steps"]
     history = train(model, batches, steps=steps, learning_rate=settings["learning_rate"], seed=seed, progress=False)
-    part = history["step"] * 20 // steps
-    names = [name for name in ("loss", "itc", "itm", "mlm") if name in history]
-    curves = {f"{name}_curve": history[name].groupby(part).mean().round(4).tolist() for name in names}
+    curves = loss_curves(history, "loss", "itc", "itm", "mlm")
     return scores(model, tokenizer, settings) | curves | {"device": history.attrs["device"]}
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from vlnotes import world
 from vlnotes.albef import ALBEF
-from vlnotes.claims.engine import Study
+from vlnotes.claims.engine import Study, loss_curves
 from vlnotes.downstream import Answerer, Judge, PairJudge, Tasks, predictions
 from vlnotes.text import encode
 from vlnotes.train import train
@@ -159,9 +159,7 @@ def run(settings: dict, seed: int) -> dict:
         torch.manual_seed(seed)
         albef, tokenizer = begin(settings["start"], seed)
     found, history = carried(albef, tokenizer, settings, seed)
-    part = history["step"] * 20 // settings["steps"]
-    curve = history["loss"].groupby(part).mean().round(4).tolist()
-    return found | {"loss_curve": curve, "device": history.attrs["device"]}
+    return found | loss_curves(history, "loss") | {"device": history.attrs["device"]}
 
 
 def carried(albef: ALBEF, tokenizer, settings: dict, seed: int):

@@ -15,12 +15,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from vlnotes import __version__
 from vlnotes.records import records_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNS = records_file().parent / "runs"
 ENOUGH = 5  # seeds; with fewer the verdict says how many there were
@@ -231,6 +234,22 @@ def run(
         numbers = "  ".join(f"{name} {value:.3g}" for name, value in scores.items() if isinstance(value, float))
         say(f"[{at}/{len(mine)}] {study.name}, seed {seed}, {arm}: {seconds:.0f} s  {numbers}")
     return sum(not file.exists() for file, _ in mine)
+
+
+def loss_curves(history: "pd.DataFrame", *names: str, points: int = 20) -> dict[str, list[float]]:
+    """The curves of a run, short enough to be stored: means of so many equal parts.
+
+    Args:
+        history: what `vlnotes.train.train` returns.
+        names: columns; those that it lacks are left out.
+        points: parts; fewer where there are fewer steps.
+
+    Returns:
+        {"NAME_curve": means, rounded to 4 digits}.
+    """
+    part = history["step"] * points // (int(history["step"].iloc[-1]) + 1)
+    known = [name for name in names if name in history]
+    return {f"{name}_curve": history[name].groupby(part).mean().round(4).tolist() for name in known}
 
 
 def rows(study: Study, scale: str = "tiny", folder: Path = RUNS) -> list[dict]:

@@ -10,7 +10,7 @@ import torch
 
 from vlnotes import metrics, world
 from vlnotes.augment import V1, V2
-from vlnotes.claims.engine import Claim, Study
+from vlnotes.claims.engine import Claim, Study, loss_curves
 from vlnotes.encoders import ConvTower
 from vlnotes.moco import MoCo, probe_features
 from vlnotes.train import epoch_indices, pick_device, train
@@ -23,7 +23,6 @@ TINY = {
 SMALL = TINY | {"pictures": 20_000, "size": 48, "width": 256, "steps": 10_000}
 BATCH = 128  # steps are counted in batches of this size: another size makes as many pictures in more or fewer steps
 FEW = {"pictures": 1000, "queue_size": 128, "learning_rate": 5e-4}  # a bank row is renewed every 8 steps or so, not 62
-POINTS = 20  # of a stored curve
 
 
 @lru_cache(maxsize=4)
@@ -108,8 +107,7 @@ def run(settings: dict, seed: int) -> dict:
     rate, steps = settings["learning_rate"], settings["steps"] * BATCH // settings["batch_size"]
     history = train(model, batches, steps=steps, learning_rate=rate, seed=seed, device=device, progress=False)
     last = {name: float(history[name].iloc[-50:].mean()) for name in ("loss", "accuracy")}
-    part = history["step"] * POINTS // steps
-    curves = {f"{name}_curve": history[name].groupby(part).mean().round(4).tolist() for name in last}
+    curves = loss_curves(history, *last)
     return probes(model, settings) | last | curves | {"device": device.type}
 
 

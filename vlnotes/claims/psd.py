@@ -14,7 +14,7 @@ from vlnotes import metrics, world
 from vlnotes.augment import blur
 from vlnotes.claims.clip import Arm
 from vlnotes.claims.codis import _data, _truth
-from vlnotes.claims.engine import Claim, Study
+from vlnotes.claims.engine import Claim, Study, loss_curves
 from vlnotes.clip import CLIP, encode_images, encode_texts
 from vlnotes.psd import PSD, label_smoothing_loss, self_entropy_loss
 from vlnotes.text import encode
@@ -129,8 +129,8 @@ def run(settings: dict, seed: int) -> dict:
     batches = pair_batches(data.images, tokens, data.text_to_image, settings["batch_size"], seed)
     steps = settings["steps"]
     history = train(arm, batches, steps=steps, learning_rate=settings["learning_rate"], seed=seed, progress=False)
-    curve = history["loss"].groupby(history["step"] * 20 // steps).mean().round(4).tolist()
-    return scores(model, tokenizer, settings) | {"loss_curve": curve, "device": history.attrs["device"]}
+    told = loss_curves(history, "loss") | {"device": history.attrs["device"]}
+    return scores(model, tokenizer, settings) | told
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from vlnotes import metrics, world
 from vlnotes.claims import psd
 from vlnotes.claims.codis import _data
-from vlnotes.claims.engine import Claim, Study
+from vlnotes.claims.engine import Claim, Study, loss_curves
 from vlnotes.clip import CLIP, encode_images
 from vlnotes.text import encode
 from vlnotes.train import pair_batches, train
@@ -71,9 +71,7 @@ def run(settings: dict, seed: int) -> dict:
     batches = pair_batches(data.images, tokens, data.text_to_image, settings["batch_size"], seed)
     steps = settings["steps"]
     history = train(model, batches, steps=steps, learning_rate=settings["learning_rate"], seed=seed, progress=False)
-    part = history["step"] * 20 // steps
-    names = [name for name in ("loss", "cross_entropy", "mean_entropy", "entropy_of_mean") if name in history]
-    curves = {f"{name}_curve": history[name].groupby(part).mean().round(4).tolist() for name in names}
+    curves = loss_curves(history, "loss", "cross_entropy", "mean_entropy", "entropy_of_mean")
     found = psd.scores(model.eval(), tokenizer, settings | {"mismatch": 0.0})
     return found | codes(model, tokenizer, settings, seed) | curves | {"device": history.attrs["device"]}
 
