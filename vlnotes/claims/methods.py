@@ -5,7 +5,6 @@ about each of the four and about a domain that they have never seen.
 """
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from vlnotes import metrics, world
@@ -128,6 +127,8 @@ def _domain(model: CLIP | NCLIP, tokenizer, settings: dict, domain: str) -> dict
 
 def _probes(model: CLIP | NCLIP, tokenizer, settings: dict) -> dict[str, float]:
     """What a line reads from each tower, and whether texts that say the same lie side by side."""
+    from scipy.stats import spearmanr
+
     size, length = settings["size"], settings["length"]
     known, asked = (_data(settings["domains"][0], NAMED, split, size, True) for split in ("val", "test"))
     towers = {
