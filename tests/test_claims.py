@@ -466,14 +466,19 @@ def test_contrast_over_couples_moves_the_towers_and_knows_who_belongs_to_whom(sm
 
     tokenizer = relations.load("clip-paper")[1]
     albef = copy.deepcopy(small_weights["albef-paper"])
-    ids = encode(tokenizer, ["a ring to the left of a drop", "a drop to the left of a ring"], 12)
-    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ids = encode(
+        tokenizer, ["a ring to the left of a drop", "two large blue houses", "a green heart in the desert"], 12
+    )
+    image = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    albef.temperature.data.fill_(0.001)  # small random towers see little difference
     model = relations.Asked(albef, torch.tensor([5]), "itc").eval()
     loss = model({"image": image, **ids})["loss"]
     features = albef.image_features(image), albef.text_features(**ids)
     logits = features[0] @ features[1].T / albef.temperature
-    own = torch.arange(2)
+    own = torch.arange(3)
     expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
+    wrong = torch.nn.functional.cross_entropy(logits.flip(1), own)
+    assert abs(float(wrong - expected)) > 1e-3  # or the pairing would not show
     torch.testing.assert_close(loss, expected)
     loss.backward()
     moved = [name.split(".") for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
