@@ -14,7 +14,7 @@ import pytest
 
 FOLDER = tools.NOTEBOOKS / "teaching"
 SYLLABUS = FOLDER / "syllabus.md"
-NOT_YET = {"13_modx"}  # notebooks that may be there before their page is
+NOT_YET = {"13_modx"}  # may be there before its page is
 HEADINGS = [
     "What it is about",
     "50 minutes",
@@ -26,8 +26,8 @@ HEADINGS = [
     "Exam questions",
     "If there is time",
 ]
-NOTEBOOKS = {path.stem: tools.read(path) for path in tools.paths() if path.stem not in NOT_YET}
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("[0-9][0-9]_*.md"))}
+NOTEBOOKS = {path.stem: tools.read(path) for path in tools.paths() if path.stem in PAGES or path.stem not in NOT_YET}
 ALL = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 LIST = r"\d+(?:(?:, | and | to )\d+)*"
 MENTION = re.compile(rf"(?:[Nn]otebook (\d\d)(?:'s)?,? )?\b([Ss]ection|[Ee]xercise)s? ({LIST})")
@@ -245,6 +245,14 @@ def test_both_courses_hold_every_notebook_after_what_it_needs():
         assert sorted(order) == [stem[:2] for stem in NOTEBOOKS]
         for stem in NOTEBOOKS:
             assert all(order.index(name[:2]) < order.index(stem[:2]) for name in all_before(stem))
+
+
+def test_short_ways_have_all_that_they_need():
+    ways = re.findall(rf"\*([^*]+)\* ({LIST})", part(ALL["syllabus.md"], "What needs what").replace("\n", " "))
+    assert len(ways) == 3
+    for name, way in ways:
+        missing = {need[:2] for stem in NOTEBOOKS if stem[:2] in way.split(", ") for need in all_before(stem)}
+        assert missing <= set(way.split(", ")), name
 
 
 def test_exercises_to_hand_in_exist():
