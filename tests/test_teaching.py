@@ -205,7 +205,7 @@ def test_a_page_asks_and_answers_enough(stem):
     exam = part(page, "Exam questions")
     asked = len(re.findall(r"^\*\*\d\. ", exam, re.MULTILINE))
     folded = re.findall(r"<details><summary>Answer</summary>\n\n(.+?)\n</details>\n", exam, re.DOTALL)
-    assert 5 <= asked <= 7 and len(folded) == asked == exam.count("<details>") == exam.count("</details>")
+    assert 5 <= asked <= 6 and len(folded) == asked == exam.count("<details>") == exam.count("</details>")
     assert all(len(answer.split()) > 15 for answer in folded)
 
 
@@ -262,6 +262,17 @@ def test_exercises_to_hand_in_exist():
         assert set(numbers(which)) <= by_number[number]
     for number, *given in re.findall(rf"notebook (\d\d) \| [^|]+\| ({LIST})? ?\| ({LIST})? ?\|", ALL["syllabus.md"]):
         assert set(numbers(", ".join(filter(None, given)))) <= by_number[number]
+
+
+def test_exercises_in_class_are_those_of_the_plan():
+    days = part(ALL["syllabus.md"], "Three days")
+    rows = re.findall(rf"notebook (\d\d) \| (\d\d) minutes \| ({LIST})? ?\|", days)
+    assert len(rows) == len(PAGES)
+    for (number, minutes, given), (stem, page) in zip(rows, PAGES.items(), strict=True):
+        assert number == stem[:2]
+        named = [MENTION.fullmatch(row[1]) for row in plan(page, int(minutes))]
+        planned = sorted(n for found in named if found[2].lower() == "exercise" for n in numbers(found[3]))
+        assert planned == (numbers(given) if given else [])
 
 
 def test_the_first_page_lists_every_page_and_every_explorer():
