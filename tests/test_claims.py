@@ -777,8 +777,12 @@ def test_a_stream_gives_every_score_that_its_claims_ask_for(small_streams, arm):
         assert len(found["shape_curve"]) == 6
         assert found["forgot_shape"] == pytest.approx(found["shape_curve"][0] - found["shape_curve"][-1])
         return
-    assert len(found["first_curve"]) == (2 if arm == "joint" else 6) and len(found["learnt_curve"]) == 5
-    assert found["forgot"] == pytest.approx(found["first_curve"][0] - found["first_curve"][-1])
+    matrix = found["matrix"]
+    assert len(matrix) == (2 if arm == "joint" else 6) and all(len(row) == 6 for row in matrix)
+    assert found["forgot"] == pytest.approx(matrix[0][0] - matrix[-1][0])
+    just = matrix[-1][1:] if arm == "joint" else [matrix[at][at] for at in range(1, 6)]
+    assert found["learnt"] == pytest.approx(sum(just) / 5) and found["end"] == pytest.approx(sum(matrix[-1][1:]) / 5)
+    assert ("forgetting" in found) == (arm != "joint")
     assert found["gap"] == pytest.approx(found["forgot"] - found["forgot_shape"])
     assert found["average"] == pytest.approx((found["first"] + 5 * found["end"]) / 6)
 

@@ -166,7 +166,9 @@ def test_small_numbers_never_show_as_zero_and_large_ones_are_grouped(monkeypatch
     write(monkeypatch, "small", 0.00004, tolerance=1)
     write(monkeypatch, "large", 65536, tolerance=0, digits=0, unit="rows")
     write(monkeypatch, "zero", 0.0, tolerance=0)
+    write(monkeypatch, "share", 0.33, tolerance=1, digits=0, unit="%")
     assert records.quote("small") == "4.0e-05"
+    assert records.quote("share") == "0.33 %"
     assert records.quote("large") == "65,536 rows"
     assert records.quote("zero") == "0.0"
 

@@ -279,7 +279,7 @@ def _device_words(kind: str) -> str:
 def _show(value: float, unit: str, digits: int) -> str:
     text = f"{value:,.{digits}f}"
     if value != 0 and float(text.replace(",", "")) == 0:  # never show a small number as zero
-        text = f"{value:.1e}"
+        text = f"{value:.2g}" if abs(value) >= 1e-3 else f"{value:.1e}"
     return f"{text} {unit}".rstrip()
 
 

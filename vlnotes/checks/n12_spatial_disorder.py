@@ -1,5 +1,5 @@
-"""Exercises of notebook 12: what was forgotten, shape and turn, the turn that fits best, a loser for every relative
-turn, and where a probe cannot see."""
+"""Exercises of notebook 12: what was forgotten, shape and turn, the turn that fits best, and a loser for every
+relative turn."""
 
 import math
 

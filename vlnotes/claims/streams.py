@@ -127,9 +127,11 @@ def run(settings: dict, seed: int) -> dict:
         seed: of the shuffles and of what is fresh; all runs see the same pictures and captions.
 
     Returns:
-        Any-true recall at 1, mean of both directions, in a gallery of 300, in [0, 1]: first_curve on paper, before and
-        after each phase; first, its last value; forgot, what was lost of it; learnt, the mean over the phases of what
-        was just learnt; end, the mean over the phases' tests at the end; average, of paper and all of those. shape and
+        Any-true recall at 1, mean of both directions, in a gallery of 300, in [0, 1]: matrix, a row before the first
+        phase and one after each, a column for paper and one for each test; first, on paper at the end; forgot, what was
+        lost of it; learnt, the mean over the phases of what was just learnt; end, the mean over the tests at the end;
+        average, of paper and all of those. Where each phase has a test of its own, forgetting, backward and forward of
+        `vlnotes.metrics.continual_scores`, forward beyond what clip-paper finds unasked. shape and
         forgot_shape: a linear probe for shapes on paper, at the end, and its loss; gap, forgot - forgot_shape. For a
         MoCo the probe alone. Of the model at the end against that at the beginning, on paper, in degrees: see
         `disorder`. device.
@@ -146,33 +148,40 @@ def run(settings: dict, seed: int) -> dict:
     ]
     batches = list(phase_batches(parts, settings["batch_size"], seed).values())
     before, paper = _look(model, settings), _close_ups(FIRST, GALLERY, "test", settings["size"])
-    asked = {test.name: test for test in (paper, *tests)}.values()
+    asked = list({test.name: test for test in (paper, *tests)}.values())  # the pieces share one
+    column = [asked.index(test) for test in tests]
 
-    def recall(test: Part) -> float:
-        cosines = encode_images(model, test.images) @ encode_texts(model, _tokens(test, tokenizer, settings)).T
-        found = metrics.any_true_recall(cosines, world.truth(test.scenes, test.captions), ks=(1,))
-        return (found["i2t@1"] + found["t2i@1"]) / 2
+    def recalls() -> list[float]:
+        row = []
+        for test in asked:
+            cosines = encode_images(model, test.images) @ encode_texts(model, _tokens(test, tokenizer, settings)).T
+            found = metrics.any_true_recall(cosines, world.truth(test.scenes, test.captions), ks=(1,))
+            row.append((found["i2t@1"] + found["t2i@1"]) / 2)
+        return row
 
-    curve, just = [recall(paper)], []
+    matrix = [recalls()]
     if settings["method"] == "joint":
         images = torch.cat([part[1] for part in parts])
         tokens = {name: torch.cat([part[2][name] for part in parts]) for name in parts[0][2]}
         together = pair_batches(images, tokens, torch.arange(len(images)), settings["batch_size"], seed)
         history = train(model, together, steps=settings["steps"] * len(learnt), **options)
-        curve.append(recall(paper))
-        just = [recall(test) for test in tests]
+        matrix.append(recalls())
+        just = [matrix[-1][at] for at in column]
     else:
-        for at, test in enumerate(tests):
+        for at in range(len(learnt)):
             if settings["method"] == "scratch":
                 model = begin(settings, seed)
             elif settings["method"] != "plain":
                 model.start_phase(_epoch(batches[at], len(parts[at][1]) // settings["batch_size"]))
             history = train(model, batches[at + 1], steps=settings["steps"], **options)
-            curve.append(recall(paper))
-            just.append(recall(test))
-    ends = [recall(test) for test in asked]
-    found = {"first_curve": curve, "learnt_curve": just, "first": curve[-1], "forgot": curve[0] - curve[-1]}
+            matrix.append(recalls())
+        just = [matrix[at + 1][place] for at, place in enumerate(column)]
+    ends = matrix[-1]
+    found = {"matrix": matrix, "first": ends[0], "forgot": matrix[0][0] - ends[0]}
     found |= {"learnt": sum(just) / len(just), "end": sum(ends[1:]) / len(ends[1:]), "average": sum(ends) / len(ends)}
+    if len(matrix) == len(asked):
+        told = metrics.continual_scores(torch.tensor(matrix), torch.tensor(matrix[0]))
+        found |= {name: told[name] for name in ("forgetting", "backward", "forward")}
     after = _look(model, settings)
     found |= {"shape": after.probe, "forgot_shape": before.probe - after.probe}
     found |= {"gap": found["forgot"] - found["forgot_shape"]} | disorder(before, after)
