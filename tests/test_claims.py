@@ -792,7 +792,7 @@ def test_a_stream_is_the_same_for_the_same_seed(small_streams):
     assert streams.run(settings("pieces", "replay"), 1) == streams.run(settings("pieces", "replay"), 1)
 
 
-@pytest.mark.parametrize("stream", ["domains", "pieces", "shapes"])
+@pytest.mark.parametrize("stream", ["domains", "pieces", "shapes", "far"])
 def test_a_stream_has_five_phases_and_a_test_for_each(small_streams, stream):
     streams, settings = small_streams
     learnt, tests = streams.phases(settings(stream, "plain") | {"pictures": 60})

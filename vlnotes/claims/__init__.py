@@ -5,7 +5,7 @@
 
 import sys
 
-from vlnotes.claims import albef, clip, codis, domains, downstream, moco, relations, retrieval
+from vlnotes.claims import against, albef, clip, codis, domains, downstream, moco, relations, retrieval
 from vlnotes.claims.engine import (
     ENOUGH,
     RUNS,
@@ -48,10 +48,10 @@ STUDIES = {
     study.name: study
     for study in (
         *(domains.STUDY, clip.TEMPERATURE, moco.STUDY, albef.STUDY, retrieval.STUDY, relations.STUDY),
-        *(downstream.STUDY, codis.STUDY),
+        *(downstream.STUDY, codis.STUDY, against.STUDY),
     )
 }
-CLAIMS = [*moco.CLAIMS, *albef.CLAIMS, *codis.CLAIMS]
+CLAIMS = [*moco.CLAIMS, *albef.CLAIMS, *codis.CLAIMS, *against.CLAIMS]
 
 
 def table(name: str, shown: tuple[str, ...] = ("i2t@1", "t2i@1", "i2t@10"), arms=None) -> str:
