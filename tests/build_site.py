@@ -27,9 +27,8 @@ from urllib.parse import unquote, urlsplit
 import notebook_tools as tools
 
 from vlnotes import claims, records
-from vlnotes.checks.__main__ import rewrite_claims
 from vlnotes.checks.course import rewrite_table
-from vlnotes.checks.graduation import marks, table, taught_functions
+from vlnotes.checks.graduation import Taught, marks, table, taught_functions
 
 BY_HAND = tools.NOTEBOOKS / "site"
 PACKAGE = tools.COURSE / "vlnotes"
@@ -38,6 +37,7 @@ MOST_BYTES = 2_000_000  # of one page, its explorer left out
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?(?=\))")
 SECTION = re.compile(r"^## +\d+\. +", re.MULTILINE)
 DISAGREE = "Where the sources disagree"
+MARKS = re.compile(r"[|*\\]|(?<=\w)_(?!\w)|(?<=\b\w)\.(?=\s|$)")  # they mean something to reStructuredText
 EXPLORER = re.compile(r"<iframe data-vlnotes=.*?</iframe>", re.DOTALL)
 
 
@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     pages = sorted(out.rglob("*.html"))
     heaviest = max(pages, key=weight, default=None)
     if heaviest is not None:
-        print(f"{len(pages)} pages in {time.perf_counter() - begun:.0f} s; the heaviest is {heaviest.relative_to(out)},")
-        print(f"{weight(heaviest) / 1e6:.2f} MB without its explorer. Open {out / 'index.html'}")
+        print(f"{len(pages)} pages in {time.perf_counter() - begun:.0f} s; open {out / 'index.html'}")
+        print(f"the heaviest, without its explorer: {heaviest.relative_to(out)}, {weight(heaviest) / 1e6:.2f} MB")
     return int(bool(said) or not pages)
 
 
@@ -106,18 +106,20 @@ def sources() -> dict[str, str | bytes]:
     for path in sorted(BY_HAND.rglob("*.*")):
         place = path.relative_to(BY_HAND).as_posix()
         files[place] = by_hand(path.read_text(encoding="utf-8"))
+    taught, became = taught_functions(), claims.claim_table(claims.CLAIMS, claims.STUDIES)
+    files["claims.md"] += f"\n{became}"
     for name in PAPERS:
-        files[f"papers/{name}.md"] += paper_page(name, notebooks)
+        files[f"papers/{name}.md"] += paper_page(name, notebooks, taught, became)
     files["references.md"] += citations(notebooks, files["references.bib"])
     files |= {f"data/{name}": (tools.COURSE / "data" / name).read_bytes() for name in DATA}
-    files["data/graduation.md"] = table(taught_functions(), marks(tools.NOTEBOOKS))
+    files["data/graduation.md"] = table(taught, marks(tools.NOTEBOOKS))
     files |= api_pages()
     files["index.md"] += contents(notebooks, files)
     return files
 
 
 def by_hand(text: str) -> str:
-    """A page of `notebooks/site/` with its quoted records, its table of claims and its table of the course filled in.
+    """A page of `notebooks/site/` with its quoted records and its table of the course filled in.
 
     Args:
         text: Markdown; the table of the course is asked for on the front page only.
@@ -128,7 +130,7 @@ def by_hand(text: str) -> str:
     Raises:
         ValueError: a quote names a record that does not exist.
     """
-    return rewrite_table(rewrite_claims(records.rewrite_quotes(text)), tools.NOTEBOOKS, "notebooks/")
+    return rewrite_table(records.rewrite_quotes(text), tools.NOTEBOOKS, "notebooks/")
 
 
 def notebook_page(name: str, notebook: dict) -> tuple[str, dict[str, bytes]]:
@@ -213,12 +215,14 @@ def title(notebook: dict) -> str:
     return tools.source(notebook["cells"][0]).splitlines()[0].lstrip("# ").strip()
 
 
-def paper_page(name: str, notebooks: dict[str, dict]) -> str:
+def paper_page(name: str, notebooks: dict[str, dict], taught: list[Taught], became: str) -> str:
     """What is generated below the hand-written part of a paper's page.
 
     Args:
         name: of `PAPERS`.
         notebooks: name -> notebook.
+        taught: the functions that graduated or will.
+        became: the table of all claims.
 
     Returns:
         Markdown: where the code is, the notebooks, the claims, and where the sources disagree.
@@ -228,16 +232,15 @@ def paper_page(name: str, notebooks: dict[str, dict]) -> str:
     lines = ["", "## Where the code is", ""]
     for module in paper.modules:
         lines.append(f"- [`vlnotes.{module}`](../api/{module}.md): {first_line(PACKAGE / f'{module}.py')}")
-    taught = [one for one in taught_functions() if one.name.split(".")[1] in paper.modules]
     lines += ["", "| function | built in | equation |", "|---|---|---|"]
-    for one in taught:
+    for one in (one for one in taught if one.name.split(".")[1] in paper.modules):
         built = f"notebook {one.notebook[:2]}, section {one.section}"
         if one.notebook in notebooks:
             built = f"[{built}](../notebooks/{one.notebook}.ipynb)"
         lines.append(f"| {{py:obj}}`~{one.name}` | {built} | {one.equation.replace('|', chr(92) + '|')} |")
     lines += ["", "## The notebooks", ""]
     lines += [f"- [{stem[:2]}: {title(notebook)}](../notebooks/{stem}.ipynb)" for stem, notebook in mine.items()]
-    lines += ["", "## What became of its claims", "", claims_of(paper.letter), "", f"## {DISAGREE}", ""]
+    lines += ["", "## What became of its claims", "", claims_of(paper.letter, became), "", f"## {DISAGREE}", ""]
     for stem, notebook in mine.items():
         text = section(notebook, DISAGREE)
         if text:
@@ -245,20 +248,21 @@ def paper_page(name: str, notebooks: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def claims_of(letter: str) -> str:
+def claims_of(letter: str, became: str) -> str:
     """The table of the claims that begin with a letter, or a sentence that there are none yet.
 
     Args:
         letter: such as "M".
+        became: the table of all claims.
 
     Returns:
         Markdown.
     """
-    chosen = [claim for claim in claims.CLAIMS if claim.id.rstrip("abcdefgh0123456789") == letter]
+    head, line, *rows = became.splitlines()
+    chosen = [row for row in rows if re.match(rf"\| {letter}\d", row)]
     if not chosen:
         return "Not judged yet: the runs over several seeds are still to come."
-    how = "[How to read this table](../claims.md)."
-    return f"{how}\n\n{claims.claim_table(chosen, claims.STUDIES)}"
+    return "\n".join(["[How to read this table](../claims.md).", "", head, line, *chosen])
 
 
 def citations(notebooks: dict[str, dict], bibliography: str) -> str:
@@ -305,7 +309,8 @@ def api_pages() -> dict[str, str]:
         inside = sorted(path.glob("*.py")) if path.is_dir() else []
         if name.startswith("_") or not (path.suffix == ".py" or path / "__init__.py" in inside):
             continue
-        parts = [f"vlnotes.{name}", *(f"vlnotes.{name}.{part.stem}" for part in inside if re.match("[a-mo-z]", part.stem))]
+        public = [part.stem for part in inside if not re.match(r"_|n\d\d_", part.stem)]  # n03_moco: solutions, mistakes
+        parts = [f"vlnotes.{name}", *(f"vlnotes.{name}.{part}" for part in public)]
         text = f"# {parts[0]}\n"
         for part in parts:
             text += f"\n## {part}\n" if part != parts[0] else ""
@@ -313,8 +318,8 @@ def api_pages() -> dict[str, str]:
         pages[f"api/{name}.md"] = text
         whole = path if path.is_file() else path / "__init__.py"
         rows.append(f"| [`vlnotes.{name}`](api/{name}.md) | {first_line(whole)} |")
-    listed = "\n".join(["| module | what it is |", "|---|---|", *rows])
-    pages["api.md"] = f"# The library\n\nMade from the docstrings. `[source]` beside a name shows its code.\n\n{listed}\n"
+    head = ["# The library", "", "Made from the docstrings. `[source]` beside a name shows its code.", ""]
+    pages["api.md"] = "\n".join([*head, "| module | what it is |", "|---|---|", *rows]) + "\n"
     return pages
 
 
@@ -323,11 +328,11 @@ def first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-def contents(notebooks: Iterable[str], files: Iterable[str]) -> str:
+def contents(notebooks: dict[str, dict], files: Iterable[str]) -> str:
     """The tables of contents for the side bar.
 
     Args:
-        notebooks: their names.
+        notebooks: name -> notebook.
         files: paths of all source files.
 
     Returns:
@@ -335,13 +340,15 @@ def contents(notebooks: Iterable[str], files: Iterable[str]) -> str:
     """
     api = sorted(path for path in files if path.startswith("api/"))
     parts = {
-        "The course": [f"notebooks/{name}" for name in notebooks],
+        "The course": [f"{name[:2]} {title(notebook)} <notebooks/{name}>" for name, notebook in notebooks.items()],
         "The papers": [f"papers/{name}" for name in PAPERS],
         "Look up": ["claims", "data/graduation", "notation", "glossary", "references", "data/DATASET_CARD"],
         "The library": ["api", *api],
     }
-    trees = ["```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```".format(name, "\n".join(p)) for name, p in parts.items()]
-    return "\n" + "\n\n".join(trees) + "\n"
+    lines = [""]
+    for caption, pages in parts.items():
+        lines += ["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""]
+    return "\n".join(lines)
 
 
 def write(files: dict[str, str | bytes], folder: Path) -> None:
@@ -358,6 +365,9 @@ def write(files: dict[str, str | bytes], folder: Path) -> None:
 
 
 # The build.
+
+SIGNATURE = re.compile(r"<dl>\n(<dd><em.*</dd>\n)+</dl>")
+EMPTY_HEAD = re.compile(r'<thead>\s*<tr class="row-odd">(<th class="head"><p></p></th>\s*)+</tr>\s*</thead>')
 
 SETTINGS = {
     "project": "vlnotes",
@@ -391,7 +401,9 @@ SETTINGS = {
     "napoleon_use_ivar": True,
     "autodoc_member_order": "bysource",
     "python_maximum_signature_line_length": 80,
+    "toc_object_entries_show_parents": "hide",
     "bibtex_bibfiles": ["references.bib"],
+    "bibtex_reference_style": "author_year",
 }
 
 
@@ -413,8 +425,27 @@ def build(folder: Path, out: Path) -> list[str]:
     app.connect("autodoc-process-docstring", tidy_docstring, priority=100)
     app.build()
     (out / ".buildinfo").unlink(missing_ok=True)
+    for path in out.rglob("*.html"):
+        path.write_text(polished(path.read_text(encoding="utf-8")), encoding="utf-8")
     coloured = re.sub(r"\x1b\[[0-9;]*m", "", heard.getvalue())
     return [line.replace(f"{folder}/", "") for line in coloured.splitlines() if line.strip()]
+
+
+def polished(page: str) -> str:
+    """A page without what the theme leaves wrong for people who listen to it.
+
+    Args:
+        page: HTML.
+
+    Returns:
+        HTML: signatures are no broken lists, a table without headings has no row for them, the list of papers has no
+        roles that contradict each other, the side bar is a landmark.
+    """
+    page = SIGNATURE.sub(lambda lines: re.sub("(</?)d[ld]>", r"\1div>", lines[0]), page)
+    page = EMPTY_HEAD.sub("", page)
+    page = page.replace(' role="doc-biblioentry"', "").replace('<div role="list" class="citation-list">', "<div>")
+    bar = 'id="pst-primary-sidebar"'
+    return page.replace(f"<div {bar}", f'<div role="complementary" aria-label="Site" {bar}')
 
 
 def tidy_docstring(app, what: str, name: str, thing, options, lines: list[str]) -> None:
@@ -450,7 +481,7 @@ def rest(line: str) -> str:
     if place and (tools.NOTEBOOKS / f"{place[2]}.ipynb").exists():
         return f"{place[1]}Notebook: :doc:`{place[2]} </notebooks/{place[2]}>`, section {place[3]}."
     pieces = re.split(r"(`[^`]+`)", line)
-    pieces[::2] = [re.sub(r"([|*\\])|(?<=\w)(_)(?!\w)", r"\\\1\2", piece) for piece in pieces[::2]]
+    pieces[::2] = [MARKS.sub(r"\\\g<0>", piece) for piece in pieces[::2]]
     pieces[1::2] = [f"`{piece}`" for piece in pieces[1::2]]
     return re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", "".join(pieces))
 
