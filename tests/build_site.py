@@ -424,7 +424,8 @@ def build(folder: Path, out: Path) -> list[str]:
     app = Sphinx(folder, None, out, folder / ".doctrees", "html", confoverrides=SETTINGS, status=None, warning=heard)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=100)
     app.build()
-    (out / ".buildinfo").unlink(missing_ok=True)
+    for unused in (".buildinfo", "_modules/index.html"):
+        (out / unused).unlink(missing_ok=True)
     for path in out.rglob("*.html"):
         path.write_text(polished(path.read_text(encoding="utf-8")), encoding="utf-8")
     coloured = re.sub(r"\x1b\[[0-9;]*m", "", heard.getvalue())
@@ -480,10 +481,12 @@ def rest(line: str) -> str:
     place = re.fullmatch(r"( *)Notebook: (\w+), section (\d+)\.", line)
     if place and (tools.NOTEBOOKS / f"{place[2]}.ipynb").exists():
         return f"{place[1]}Notebook: :doc:`{place[2]} </notebooks/{place[2]}>`, section {place[3]}."
-    pieces = re.split(r"(`[^`]+`)", line)
-    pieces[::2] = [MARKS.sub(r"\\\g<0>", piece) for piece in pieces[::2]]
-    pieces[1::2] = [f"`{piece}`" for piece in pieces[1::2]]
-    return re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", "".join(pieces))
+    said, *pieces = re.split(r"`([^`]+)`", line)
+    made = MARKS.sub(r"\\\g<0>", said)
+    for code, said in zip(pieces[::2], pieces[1::2], strict=True):
+        glued = "\\ " if re.match(r"\w", said) else ""  # `x`s: a backslash parts code from what follows
+        made += f"``{code}``{glued}" + MARKS.sub(r"\\\g<0>", said)
+    return made
 
 
 # The check of what was built.

@@ -97,6 +97,7 @@ def test_a_reference_that_the_bibliography_lacks_is_refused(sources):
 
 def test_docstrings_become_safe_text():
     assert build_site.rest("|x| of *args, foo_ and `foo_`s") == r"\|x\| of \*args, foo\_ and ``foo_``\ s"
+    assert build_site.rest("`a` then `b`, `c`") == "``a`` then ``b``, ``c``"
     assert build_site.rest("dim: D.") == r"dim: D\."
     assert build_site.rest("Notebook: 03_moco, section 4.").startswith("Notebook: :doc:`03_moco </notebooks/03_moco>`")
     assert build_site.rest("Notebook: 99_none, section 4.") == r"Notebook: 99_none, section 4\."
