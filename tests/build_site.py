@@ -390,7 +390,7 @@ SETTINGS = {
     "html_domain_indices": False,
     "html_theme_options": {
         **{"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False},
-        **{"home_page_in_toc": True, "search_bar_text": "Search the course"},
+        **{"home_page_in_toc": True, "max_navbar_depth": 1, "search_bar_text": "Search the course"},
     },
     "nb_execution_mode": "off",
     "nb_code_prompt_show": "Show the solution",
