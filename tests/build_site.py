@@ -66,24 +66,29 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: of the command line; None takes those of the process.
 
     Returns:
-        0, or 1 where the site could not be built or the check found something.
+        0, or 1 where the check found something, or the folder holds something else than an earlier site.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=tools.COURSE / "site", help="where it is written")
     out = parser.parse_args(arguments).out
     begun = time.perf_counter()
+    if out.exists() and any(out.iterdir()) and not (out / "searchindex.js").exists():
+        print(f"{out} holds something else than a site; name another folder", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as folder:
-        write(sources(), Path(folder))
-        said = build(Path(folder), out)
-    said += check(out)
+        written, built = Path(folder) / "sources", Path(folder) / "site"
+        write(sources(), written)
+        said = build(written, built)
+        said += check(built)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(built, out)
     for sentence in said:
         print(sentence, file=sys.stderr)
     pages = sorted(out.rglob("*.html"))
-    heaviest = max(pages, key=weight, default=None)
-    if heaviest is not None:
-        print(f"{len(pages)} pages in {time.perf_counter() - begun:.0f} s; open {out / 'index.html'}")
-        print(f"the heaviest, without its explorer: {heaviest.relative_to(out)}, {weight(heaviest) / 1e6:.2f} MB")
-    return int(bool(said) or not pages)
+    heaviest = max(pages, key=weight)
+    print(f"{len(pages)} pages in {time.perf_counter() - begun:.0f} s; open {out / 'index.html'}")
+    print(f"the heaviest, without its explorer: {heaviest.relative_to(out)}, {weight(heaviest) / 1e6:.2f} MB")
+    return int(bool(said))
 
 
 # What the site is made of: path -> text or bytes. The folders are those of the course, so that links keep their way.
@@ -96,7 +101,7 @@ def sources() -> dict[str, str | bytes]:
         Path inside the site, such as "notebooks/03_moco.ipynb" -> its content.
 
     Raises:
-        ValueError: a page names a record, a claim or a paper that does not exist, or a reference is missing.
+        ValueError: a page quotes a record that does not exist, or `references.bib` lacks a title.
     """
     notebooks = {path.stem: tools.read(path) for path in tools.paths()}
     files: dict[str, str | bytes] = {}
@@ -412,14 +417,13 @@ def build(folder: Path, out: Path) -> list[str]:
 
     Args:
         folder: holds the sources; its paths are taken out of what is said.
-        out: is emptied first.
+        out: where the pages go; made here.
 
     Returns:
         Sphinx's warnings, one sentence each.
     """
     from sphinx.application import Sphinx
 
-    shutil.rmtree(out, ignore_errors=True)
     heard = io.StringIO()
     app = Sphinx(folder, None, out, folder / ".doctrees", "html", confoverrides=SETTINGS, status=None, warning=heard)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=100)

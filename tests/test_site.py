@@ -1,15 +1,24 @@
 """The site: its pages are made of the course itself, its links are rewritten, and its check can fail."""
 
+import contextlib
 import importlib.util
+import io
+import os
+import shutil
 
 import build_site
 import notebook_tools as tools
 import pytest
+from test_explorer_browser import BROWSERS, FLAGS
 
 from vlnotes import claims
 
 NOTEBOOKS = {path.stem: tools.read(path) for path in tools.paths()}
 SPHINX = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinxcontrib.bibtex", "sphinx-mathjax-offline")
+KINDS = (
+    *("index", "notebooks/03_moco", "papers/albef", "claims", "data/graduation", "notation", "glossary"),
+    *("references", "api", "api/transport", "_modules/vlnotes/momentum", "search"),
+)
 GOOD = '<h1 id="top">A page</h1><a href="other.html#here">on</a><img src="a.png" alt="A matrix of 4 by 4">'
 
 
@@ -135,6 +144,13 @@ def test_the_check_lets_pass_what_is_right(site):
     assert build_site.check(site) == []
 
 
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert build_site.main(["--out", str(tmp_path)]) == 1
+    assert "something else than a site" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_pages_are_polished_for_those_who_listen():
     signature = '<dl>\n<dd><em class="sig-param">a</em>,</dd>\n<dd><em class="sig-param">b</em>,</dd>\n</dl>'
     assert build_site.polished(signature).count("<div>") == 3
@@ -146,11 +162,46 @@ def test_pages_are_polished_for_those_who_listen():
     assert build_site.polished(head.format("a")) == head.format("a")
 
 
-@pytest.mark.skipif(not all(map(installed, SPHINX)), reason="the extra 'site' is not installed; `make site` brings it")
-def test_the_site_builds_and_nothing_is_wrong_with_it(tmp_path, capsys):
-    said = build_site.main(["--out", str(tmp_path / "site")])
-    heard = capsys.readouterr()
-    assert said == 0, heard.err
-    page = (tmp_path / "site" / "notebooks" / "03_moco.html").read_text(encoding="utf-8")
-    assert "data-vlnotes=" in page and "Show the solution" in page
-    assert (tmp_path / "site" / "searchindex.js").exists()
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    if not all(map(installed, SPHINX)):
+        pytest.skip("the extra 'site' is not installed; `make site` brings it")
+    out, said = tmp_path_factory.mktemp("course") / "site", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = build_site.main(["--out", str(out)])
+    assert code == 0, said.getvalue()
+    return out
+
+
+def test_the_built_site_has_explorers_folded_solutions_and_a_search(built):
+    for name, notebook in NOTEBOOKS.items():
+        page = (built / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+        explorers = sum(tools.output_text(output).count("data-vlnotes=") for _, output in tools.outputs(notebook))
+        assert page.count("data-vlnotes=") == explorers
+        assert page.count("Show the solution") == len(tools.exercise_units(notebook))
+    assert (built / "searchindex.js").exists()
+    assert not list(built.rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(built, theme):
+    """One page of each kind, in a browser without a network."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if os.environ.get("VLNOTES_NO_BROWSER") == "1" or found is None:
+        pytest.skip("no Chromium here, or VLNOTES_NO_BROWSER=1")
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    said = []
+    with sync_playwright() as tool:
+        opened = tool.chromium.launch(executable_path=found, headless=True, args=FLAGS)
+        context = opened.new_context(viewport={"width": 1200, "height": 900}, color_scheme=theme, offline=True)
+        page = context.new_page()
+        page.on("request", lambda r: r.url.startswith(("file:", "blob:", "data:")) or said.append(r.url))
+        for name in KINDS:
+            page.goto((built / f"{name}.html").as_uri())
+            page.wait_for_load_state("load")
+            problems = Axe().run(page).response["violations"]
+            said += [f"{name}: {one['id']}" for one in problems if one["impact"] in ("serious", "critical")]
+        opened.close()
+    assert said == []
