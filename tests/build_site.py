@@ -112,7 +112,7 @@ def sources() -> dict[str, str | bytes]:
         place = path.relative_to(BY_HAND).as_posix()
         files[place] = by_hand(path.read_text(encoding="utf-8"))
     taught, became = taught_functions(), claims.claim_table(claims.CLAIMS, claims.STUDIES)
-    files["claims.md"] += f"\n{became}"
+    files["claims.md"] = claims_page((tools.COURSE / "README.md").read_text(encoding="utf-8"), became)
     for name in PAPERS:
         files[f"papers/{name}.md"] += paper_page(name, notebooks, taught, became)
     files["references.md"] += citations(notebooks, files["references.bib"])
@@ -251,6 +251,25 @@ def paper_page(name: str, notebooks: dict[str, dict], taught: list[Taught], beca
         if text:
             lines += [f"### In notebook {stem[:2]}: {title(notebook)}", "", relink(text, "notebooks", "papers"), ""]
     return "\n".join(lines) + "\n"
+
+
+def claims_page(readme: str, became: str) -> str:
+    """All claims, under the words with which the README explains its own table.
+
+    Args:
+        readme: Markdown.
+        became: the table of all claims.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        ValueError: the README has no such section.
+    """
+    told = re.search(r"^## (What became of the papers' claims)\n(.*?)<!--claims-->", readme, re.MULTILINE | re.DOTALL)
+    if told is None:
+        raise ValueError("README.md has no section 'What became of the papers' claims' with its table")
+    return f"# {told[1]}\n{relink(records.rewrite_quotes(told[2]), '.', '.')}\n{became}"
 
 
 def claims_of(letter: str, became: str) -> str:

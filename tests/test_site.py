@@ -104,6 +104,14 @@ def test_a_reference_that_the_bibliography_lacks_is_refused(sources):
         build_site.citations(NOTEBOOKS, bibliography.replace("Momentum Contrast for", "A Contrast for"))
 
 
+def test_the_page_of_claims_explains_them_as_the_readme_does(sources):
+    page = sources["claims.md"]
+    assert page.startswith("# What became of the papers' claims\n\nA claim is a comparison")
+    assert all(f"\n| {claim.id} | {claim.statement} |" in page for claim in claims.CLAIMS)
+    with pytest.raises(ValueError, match=r"README\.md has no section"):
+        build_site.claims_page("# vlnotes", "")
+
+
 def test_docstrings_become_safe_text():
     assert build_site.rest("|x| of *args, foo_ and `foo_`s") == r"\|x\| of \*args, foo\_ and ``foo_``\ s"
     assert build_site.rest("`a` then `b`, `c`") == "``a`` then ``b``, ``c``"
