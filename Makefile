@@ -4,6 +4,7 @@ VENV  ?= .venv
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BENCH := $(VENV)/.ready-bench
+SITE  := $(VENV)/.ready-site
 NB    ?= notebooks/00_start_here.ipynb
 
 # Jupyter refuses to run as root (containers, some lab machines) unless told; and it should not look for updates.
@@ -13,7 +14,7 @@ QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test run bench records tables picture handout format clean help
+.PHONY: lab test run bench records tables picture handout site format clean help
 
 help:
 	@echo "make lab      make the environment, open JupyterLab on the first notebook"
@@ -24,6 +25,7 @@ help:
 	@echo "make tables   write the generated tables and the numbers in prose anew"
 	@echo "make picture  take the README's picture of notebook 00's explorer anew"
 	@echo "make handout  write the student edition without solutions and the answer key into handout/"
+	@echo "make site     build the course as a static site into site/, from the stored outputs; nothing is executed"
 	@echo "make format   let ruff format code and notebooks"
 	@echo "make clean    remove the environment, caches and executed copies; runs/ stays"
 
@@ -54,17 +56,25 @@ bench: $(BENCH)
 handout: $(READY)
 	$(PY) tests/handout.py
 
+site: $(SITE)
+	$(PY) tests/build_site.py
+
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf "$(VENV)" executed handout build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" executed handout site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # One environment for both commands. The stamp is newer than pyproject.toml, so a second run installs nothing.
 $(READY): pyproject.toml
 	@sh .ci/make_venv.sh "$(VENV)" "lab,test"
+	@touch $@
+
+$(SITE): $(READY)
+	@echo "adding the tools that build the site (about 25 MB)"
+	@$(PY) -m pip install --quiet --editable ".[site]"
 	@touch $@
 
 $(BENCH): $(READY)
