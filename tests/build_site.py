@@ -119,6 +119,7 @@ def sources() -> dict[str, str | bytes]:
     files |= {f"data/{name}": (tools.COURSE / "data" / name).read_bytes() for name in DATA}
     files["data/graduation.md"] = table(taught, marks(tools.NOTEBOOKS))
     files |= api_pages()
+    files |= teaching_pages()
     files["index.md"] += contents(notebooks, files)
     return files
 
@@ -177,6 +178,19 @@ def image(address: str, png: bytes, alt: str) -> str:
     wide, high = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
     size = f'width="{wide}" height="{high}"'
     return f'<img class="figure" src="{address}" {size} loading="lazy" alt="{html.escape(alt)}">'
+
+
+def teaching_pages() -> dict[str, str]:
+    """What stands in `notebooks/teaching/`; its README carries the others in the side bar.
+
+    Returns:
+        Path inside the site -> Markdown.
+    """
+    home = "notebooks/teaching"
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in sorted((tools.COURSE / home).glob("*.md"))}
+    listed = ["syllabus", *(name for name in pages if name not in ("README", "syllabus"))]
+    pages["README"] += "\n".join(["", "```{toctree}", ":hidden:", "", *listed, "```", ""])
+    return {f"{home}/{name}.md": relink(text, home, home) for name, text in pages.items()}
 
 
 def relink(text: str, home: str, place: str) -> str:
@@ -367,6 +381,7 @@ def contents(notebooks: dict[str, dict], files: Iterable[str]) -> str:
         "The course": [f"{name[:2]} {title(notebook)} <notebooks/{name}>" for name, notebook in notebooks.items()],
         "The papers": [f"papers/{name}" for name in PAPERS],
         "Look up": ["claims", "data/graduation", "notation", "glossary", "references", "data/DATASET_CARD"],
+        "To teach": ["notebooks/teaching/README"],
         "The library": ["api", *api],
     }
     lines = [""]

@@ -46,6 +46,9 @@ def test_every_notebook_paper_and_module_has_a_page_and_a_place_in_the_contents(
     for page in wanted:
         assert f"{page}.ipynb" in sources or f"{page}.md" in sources
         assert page in sources["index.md"]
+    for path in (tools.NOTEBOOKS / "teaching").glob("*.md"):
+        assert f"notebooks/teaching/{path.name}" in sources
+        assert path.stem == "README" or f"\n{path.stem}\n" in sources["notebooks/teaching/README.md"]
     assert not any(path.startswith("api/_") for path in sources)
     everywhere = {number for paper in build_site.PAPERS.values() for number in paper.numbers}
     assert {name[:2] for name in NOTEBOOKS} - everywhere == {"00", "01", "02"}, "a notebook that no paper's page lists"
