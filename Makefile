@@ -5,7 +5,9 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BENCH := $(VENV)/.ready-bench
 SITE  := $(VENV)/.ready-site
+SLIDES := $(VENV)/.ready-slides
 NB    ?= notebooks/00_start_here.ipynb
+WORKERS ?= 2
 
 # Jupyter refuses to run as root (containers, some lab machines) unless told; and it should not look for updates.
 ROOT  := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
@@ -14,7 +16,7 @@ QUIET := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: lab test run bench records tables picture handout site format clean help
+.PHONY: lab test run bench records tables picture handout site slides format clean help
 
 help:
 	@echo "make lab      make the environment, open JupyterLab on the first notebook"
@@ -26,6 +28,7 @@ help:
 	@echo "make picture  take the README's picture of notebook 00's explorer anew"
 	@echo "make handout  write the student edition without solutions and the answer key into handout/"
 	@echo "make site     build the course as a static site into site/, from the stored outputs; nothing is executed"
+	@echo "make slides   run a notebook as slides: make slides NB=notebooks/08_optimal_transport.ipynb"
 	@echo "make format   let ruff format code and notebooks"
 	@echo "make clean    remove the environment, caches and executed copies; runs/ stays"
 
@@ -35,7 +38,8 @@ lab: $(READY)
 test: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	VLNOTES_RECORDS=strict $(PY) -m pytest
+	$(PY) -m pytest tests --numprocesses $(WORKERS) --dist loadfile
+	VLNOTES_RECORDS=strict $(PY) -m pytest notebooks
 
 run: $(READY)
 	$(PY) tests/run_notebooks.py
@@ -59,6 +63,9 @@ handout: $(READY)
 site: $(SITE)
 	$(PY) tests/build_site.py
 
+slides: $(SLIDES)
+	$(VENV)/bin/jupyter lab $(ROOT) $(QUIET) --LabApp.default_url="/rise/$(NB)"
+
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
@@ -75,6 +82,11 @@ $(READY): pyproject.toml
 $(SITE): $(READY)
 	@echo "adding the tools that build the site (about 25 MB)"
 	@$(PY) -m pip install --quiet --editable ".[site]"
+	@touch $@
+
+$(SLIDES): $(READY)
+	@echo "adding the tool that shows notebooks as slides (about 16 MB)"
+	@$(PY) -m pip install --quiet --editable ".[slides]"
 	@touch $@
 
 $(BENCH): $(READY)

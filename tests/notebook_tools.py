@@ -5,12 +5,14 @@ plain functions so that a test can spoil a good notebook and see each of them sp
 """
 
 import ast
+import base64
 import html
 import json
 import math
 import os
 import platform
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,10 @@ BUDGET = 180  # seconds a notebook may take on two CPU cores
 MEDIAN_LINES, P90_LINES, MOST_LINES = 6, 20, 40
 MOST_BYTES = 1_000_000
 WORDS_PER_LINE = 6
+
+SLIDE = 660  # pixels that fit on a slide, of the 720 of a projector
+ZOOM = 1.3  # of figures on slides, see notebooks/rise.css
+SHOW = {"scroll": True, "theme": "white", "transition": "none"}  # how the slides run; other themes fetch their letters
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS = re.compile(r"\d+%\|.*\||\d+(it|s|step|steps|batch)? \[\d\d:\d\d")
@@ -244,6 +250,18 @@ def rule_exercises(notebook: dict) -> list[str]:
     return said
 
 
+def rule_slides(notebook: dict) -> list[str]:
+    said = []
+    if notebook["metadata"].get("rise") != SHOW:
+        said.append(f"slides run as {notebook['metadata'].get('rise')}, expected {SHOW}")
+    for cell, kind in zip(notebook["cells"], slide_types(notebook), strict=True):
+        found = cell["metadata"].get("slideshow", {}).get("slide_type", "-")
+        if found != kind:
+            first = source(cell).strip().splitlines()[0]
+            said.append(f"`{first}` is {found!r} of the slides, expected {kind!r}: `run_notebooks.py --slides` sets it")
+    return said
+
+
 RULES = [
     rule_format,
     rule_outputs,
@@ -253,6 +271,7 @@ RULES = [
     rule_time,
     rule_paths_and_links,
     rule_exercises,
+    rule_slides,
 ]
 
 
@@ -272,6 +291,45 @@ def exercise_units(notebook: dict) -> list[list[dict]]:
             if current is not None:
                 current.append(part)
     return units
+
+
+def slide_types(notebook: dict) -> list[str]:
+    """What each cell is when the notebook runs as slides: slide (a title or section), subslide, "-" (goes on) or skip.
+
+    A new subslide begins at a lower heading and wherever the slide would be full. Solutions, and cells that only write
+    down an alt text, are skipped.
+    """
+    kinds, filled = [], SLIDE
+    for cell in notebook["cells"]:
+        text, height = source(cell), _height(cell)
+        if "solution" in tags(cell) or re.match(r"alt = \(\n[^()]*\)\s*$", text):
+            kinds.append("skip")
+            continue
+        headings = re.findall(r"(?m)^(#{1,3}) ", text) if cell["cell_type"] == "markdown" else []
+        if headings and min(headings) != "###":
+            kinds.append("slide")
+        elif headings or filled + height > SLIDE:
+            kinds.append("subslide")
+        else:
+            kinds.append("-")
+        filled = height if kinds[-1] != "-" else filled + height
+    return kinds
+
+
+def _height(cell: dict) -> float:
+    """Pixels that a cell takes on a slide, by and large."""
+    if cell["cell_type"] == "markdown":
+        text = re.sub(r"<!--.*?-->|\]\([^)]*\)", "", source(cell), flags=re.S)
+        return 32 * sum(math.ceil(len(line) / 105) for line in text.splitlines())
+    height = 24.0 * (len(source(cell).splitlines()) + 1)
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        if "image/png" in data:  # width and height stand in the first chunk of the file
+            width, high = struct.unpack(">II", base64.b64decode("".join(data["image/png"])[:44])[16:24])
+            height += high * min(ZOOM, 1160 / width, 0.7 * 720 / high)
+        else:
+            height += SLIDE if "<iframe" in output_text(output) else 24 * output_text(output).count("\n")
+    return height
 
 
 def imports(notebook: dict) -> str:
@@ -318,6 +376,15 @@ def set_time(notebook: dict, seconds: float, kind: str, words: str) -> None:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = TIME_ROW.sub(lambda _: time_row(ran), source(cell), count=1)
+
+
+def set_slides(notebook: dict) -> None:
+    """Store what each cell is on slides, and how they run."""
+    notebook["metadata"]["rise"] = SHOW
+    for cell, kind in zip(notebook["cells"], slide_types(notebook), strict=True):
+        cell["metadata"].pop("slideshow", None)
+        if kind != "-":
+            cell["metadata"]["slideshow"] = {"slide_type": kind}
 
 
 def tidy(notebook: dict) -> None:

@@ -1,4 +1,4 @@
-"""Run the whole course headless: `python tests/run_notebooks.py [names] [--write] [--records] [--time]`.
+"""Run the whole course headless: `python tests/run_notebooks.py [names] [--write] [--records] [--time] [--slides]`.
 
 One line a notebook. The executed copies are left in `executed/`. A notebook that fails does not stop the
 others; the exit code is the number of those that failed. Numbers outside their records fail a cell
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="store outputs and run time in the notebooks themselves")
     parser.add_argument("--records", action="store_true", help="store the measured numbers as the expected ones")
     parser.add_argument("--time", action="store_true", help="store only the run time, as on a second kind of machine")
+    parser.add_argument("--slides", action="store_true", help="only mark what is a slide of its own; nothing is run")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     parser.add_argument("--out", type=Path, default=tools.COURSE / "executed", help="folder of the executed copies")
     options = parser.parse_args(arguments)
@@ -52,6 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not found:
         print(f"no notebook in {tools.NOTEBOOKS} begins with {' or '.join(options.names) or 'a number'}")
         return 1
+    if options.slides:
+        for path in found:
+            notebook = nbformat.read(path, as_version=4)
+            tools.set_slides(notebook)
+            nbformat.write(notebook, path)
+        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     kind, words = tools.machine()
     print(f"{len(found)} notebooks on {words}; copies in {options.out.name}/", flush=True)
@@ -65,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         total += seconds
         if trouble is None:
             tools.tidy(notebook)
+            tools.set_slides(notebook)
             if options.write or options.time:
                 tools.set_time(notebook, seconds, kind, words)
         nbformat.write(notebook, options.out / path.name)

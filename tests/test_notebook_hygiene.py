@@ -1,12 +1,15 @@
 """Every notebook keeps the rules, and each rule can speak: a good notebook is spoilt to prove it."""
 
+import base64
 import contextlib
 import copy
 import io
 import json
 import re
+import struct
 import sys
 
+import nbconvert
 import notebook_tools as tools
 import pytest
 import run_notebooks
@@ -79,6 +82,8 @@ def solution_troubles(unit, imports):
 
 MACHINE = {"seconds": 12.3, "machine": "2 CPU cores, Linux x86_64, torch 2.15.0"}
 ALT = "A 4x4 matrix of cosines, brightest on its diagonal, 0.9 at the first true pair."
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAAAAACMmsGiAAAADklEQVR4nGNoAAIGVAIAUBQIAXAlrj8AAAAASUVORK5CYII="  # 4x4 greys
+PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 WORDS = "The matrix holds every picture against every caption and the true pairs lie on its diagonal. " * 14
 
 
@@ -116,7 +121,7 @@ def good():
         markdown(f"# A title\n\n| what | where |\n|---|---|\n{tools.time_row(MACHINE)}\n"),
         code("import torch\nfrom torch.nn.functional import normalize\nfrom vlnotes import checks"),
         markdown(f"## 1. The idea\n\n{WORDS}"),
-        code("show()", display({"image/png": "aWNvbg==", "text/plain": "a"}, {"image/png": {"alt": ALT}})),
+        code("show()", display({"image/png": PNG, "text/plain": "a"}, {"image/png": {"alt": ALT}})),
         markdown(f"## 2. Exercises\n\n![{ALT}](figure.png)"),
         *exercise(1, "chance"),
         *exercise(2, "r_at_1"),
@@ -129,7 +134,9 @@ def good():
     for count, cell in enumerate((c for c in cells if c["cell_type"] == "code"), start=1):
         cell["execution_count"] = count
     metadata = {"kernelspec": {"name": "python3"}, "vlnotes": dict(MACHINE)}
-    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    tools.set_slides(notebook)
+    return notebook
 
 
 def everything_said(notebook):
@@ -243,6 +250,12 @@ SPOILS = [
     ),
     ("the solution is not folded", lambda n: n["cells"][8]["metadata"].pop("jupyter")),
     ("the solution is not folded", lambda n: n["cells"][8]["metadata"].update(tags=["solution"])),
+    ("slides run as None", lambda n: n["metadata"].pop("rise")),
+    ("is '-' of the slides, expected 'slide'", lambda n: n["cells"][2]["metadata"].pop("slideshow")),
+    (
+        "is 'skip' of the slides, expected '-'",
+        lambda n: n["cells"][3]["metadata"].update(slideshow={"slide_type": "skip"}),
+    ),
 ]
 
 
@@ -289,12 +302,40 @@ def test_tidy_takes_out_what_only_a_kernel_can_show():
     notebook["cells"][3]["metadata"]["execution"] = {"iopub.status.busy": "2026"}
     notebook["metadata"]["widgets"] = {}
     tools.tidy(notebook)
+    tools.set_slides(notebook)  # an explorer fills a slide
     assert everything_said(notebook) == []
     assert [sorted(output["data"]) for output in notebook["cells"][3]["outputs"]] == [
         ["image/png", "text/plain"],
         ["text/html", "text/plain"],
     ]
     assert "execution" not in notebook["cells"][3]["metadata"]
+
+
+def test_slides_begin_at_headings_and_where_one_is_full_and_hide_what_is_not_for_the_class():
+    def kinds(*cells):
+        return tools.slide_types({"cells": list(cells)})
+
+    picture = display({"image/png": base64.b64encode(PNG_HEAD + struct.pack(">II", 990, 400)).decode()})
+    wide = display({"image/png": base64.b64encode(PNG_HEAD + struct.pack(">II", 4000, 400)).decode()})
+    assert kinds(markdown("# Title"), markdown("text"), markdown("So.\n\n## 1. Part")) == ["slide", "-", "slide"]
+    assert kinds(markdown("### a"), markdown("So.\n\n### Exercise 2"), code("a\n## b")) == ["subslide", "subslide", "-"]
+    assert kinds(code("f()", picture), code("g()"), code("f()", picture)) == ["subslide", "-", "subslide"]
+    assert kinds(code("f()", wide), code("f()", wide), code("f()", wide)) == ["subslide", "-", "-"]
+    assert kinds(markdown("a " * 400), code("a\n" * 15), markdown("b")) == ["subslide", "-", "subslide"]
+    assert kinds(code('alt = (\n    "seen"\n)'), code("x = 1"), code("f", tags=["solution"])) == [
+        "skip",
+        "subslide",
+        "skip",
+    ]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_notebook_becomes_slides(path):
+    page, _ = nbconvert.SlidesExporter(reveal_url_prefix="reveal.js").from_filename(str(path))
+    kinds = tools.slide_types(NOTEBOOKS[path.stem])
+    stacks, slides = kinds.count("slide"), kinds.count("slide") + kinds.count("subslide")
+    assert len(re.findall("<section", page)) == stacks + slides
+    assert stacks >= 5
 
 
 def test_tidy_keeps_a_warning_that_stands_among_progress_bars():
