@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,6 +171,9 @@ def test_the_arm_table_has_mean_and_spread(tmp_path):
     claims.run([STUDY], folder=tmp_path, say=lambda line: None)
     text = claims.arm_table(STUDY, ["score"], folder=tmp_path)
     assert "52.0 +-  1.6" in text and "62.0 +-  1.6" in text
+    assert text.endswith("scale tiny: 1 pictures, 1 steps")
+    longer = replace(STUDY, arms={"base": {}, "longer": {"steps": 2}})
+    assert claims.arm_table(longer, ["score"], folder=tmp_path).endswith("steps differ by arm")
 
 
 def test_an_effect_that_is_no_sum_is_made_of_all_arms_of_a_seed(tmp_path):

@@ -188,7 +188,7 @@ SPOILS = [
     ),
     ("the longest code cell has 41", lambda n: set_cell(n, 3, source="a\n" * 41)),
     ("words of prose for", lambda n: replace_text(n, WORDS, "")),
-    ("1.20 MB, at most 1", lambda n: add_output(n, stream("a" * 1_198_000))),
+    ("1.20 MB, at most 1", lambda n: add_output(n, stream("a" * 1_196_000))),
     ("alt text says", lambda n: n["cells"][3]["outputs"][0].update(metadata={})),
     (
         "alt text says",

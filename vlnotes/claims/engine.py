@@ -382,14 +382,13 @@ def arm_table(study: Study, shown: Iterable[str], scale: str = "tiny", folder: P
         ValueError: an unknown arm, or a score that no run of the study has.
     """
     arms, shown, found = list(study.arms if arms is None else arms), list(shown), rows(study, scale, folder)
-    common = study.settings(arms[0], scale)
+    settings = [study.settings(arm, scale) for arm in arms]  # refuses an unknown one
     for score in shown:
         if found and not any(score in row["scores"] for row in found):
             raise ValueError(f"runs of {study.name} have no score {score!r}; they have {sorted(found[0]['scores'])}")
     wide = max(len(arm) for arm in arms) + 2
     lines = [f"{'arm':<{wide}}" + "".join(f"{score:>16}" for score in shown) + "   seeds"]
     for arm in arms:
-        study.settings(arm, scale)  # refuses an unknown one
         mine, cells = [row["scores"] for row in found if row["arm"] == arm], ""
         for score in shown:
             values = [100 * row[score] for row in mine if score in row]
@@ -397,5 +396,7 @@ def arm_table(study: Study, shown: Iterable[str], scale: str = "tiny", folder: P
             cells += f"{(f'{statistics.mean(values):.1f}{spread}' if values else '-' if mine else 'not run'):>16}"
         lines.append(f"{arm:<{wide}}{cells}{len(mine):>8}")
     few = f"; with fewer than {ENOUGH} seeds a tendency, not a verdict" if study.seeds < ENOUGH else ""
-    lines.append(f"scale {scale}: {common['pictures']} pictures, {common['steps']} steps{few}")
+    alike = len({one["steps"] for one in settings}) == 1
+    steps = f"{settings[0]['steps']} steps" if alike else "steps differ by arm"
+    lines.append(f"scale {scale}: {settings[0]['pictures']} pictures, {steps}{few}")
     return "\n".join(lines)
