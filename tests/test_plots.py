@@ -34,7 +34,7 @@ def test_a_matrix_shows_its_values_pictures_and_captions():
     assert np.array_equal(ax.images[0].get_array(), values.numpy())
     texts = {text.get_text() for text in ax.texts}
     assert {"one", "two", "0.00", "11.00"} <= texts
-    assert len(ax.patches) == 1  # one framed cell
+    assert len(ax.patches) == 2  # one framed cell: the frame and its halo
     assert len(ax.child_axes) == 3 + 1  # three pictures, one colour bar
     figure.canvas.draw()
 
@@ -42,6 +42,15 @@ def test_a_matrix_shows_its_values_pictures_and_captions():
 def test_signed_values_have_white_at_zero():
     figure = plots.matrix(np.array([[-1.0, 0.5], [0.2, 0.1]]), signed=True)
     assert figure.axes[0].images[0].get_clim() == (-1.0, 1.0)
+
+
+def test_a_tick_never_strikes_the_number_of_its_bar_out():
+    figure = plots.bars(
+        {"just below": 0.10, "far below": 0.02, "beyond": 0.5},
+        marks=dict.fromkeys(("just below", "far below", "beyond"), 0.12),
+    )
+    starts = [text.get_position()[0] for text in figure.axes[0].texts]
+    assert starts == pytest.approx([12, 2, 50])
 
 
 def test_pictures_curve_and_bars():

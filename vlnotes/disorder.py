@@ -199,8 +199,9 @@ class RelativeRotation(NamedTuple):
     text_residual: float
     relative: float  # |R_V R_Tᵀ - I| / sqrt(d), 0 (both turned alike) to 2; about 1.4 for unrelated turns
     relative_floor: float  # the same of two fits on two halves of the rows, the larger of both modalities
-    seen: float  # like `relative`, but only where features lie: |x R_V - x R_T| / |x| over the held-out rows x
-    seen_floor: float
+    matrix_turned: float  # |V R_V R_Tᵀ Wᵀ - V Wᵀ| / |V Wᵀ|: what the turns alone do to the matrix; 0: both turned alike
+    matrix_floor: float  # the same where both turn alike and deform as much as here
+    matrix_changed: float  # |V' W'ᵀ - V Wᵀ| / |V Wᵀ|: all that was done to it
     dimensions: int  # d, of the common principal subspace
     rows: int  # held out
 
@@ -223,8 +224,11 @@ def relative_rotation(
     The common subspace is spanned by the first principal directions of all four sets together, as many as it takes to
     hold `variance` of each of them, counted about the origin, since a rotation keeps the origin. Outside of it there
     is only noise to fit. A direction inside it may still be empty in one modality, and what the fit does there means
-    nothing; then the floors are high, and `seen`, which weighs directions by the features along them, is the one to
-    read. A figure that is not clearly above its floor says nothing.
+    nothing; then `relative` is large whatever happened, and its floor, whose two fits share the modality, may not show
+    it. Read `matrix_turned` then. It asks each rotation only about features of its own modality: how would the
+    contrastive matrix of the held-out pairs look if the spaces had turned and nothing else? For its floor both old
+    spaces are turned by one and the same fitted rotation, get what their own leaves over in random order, and are
+    fitted again. A figure that is not clearly above its floor says nothing.
 
     Args:
         image_before: (N, D) float, brought to length 1 here; N at least 4 D.
@@ -263,22 +267,34 @@ def relative_rotation(
     def apart(one: Tensor, other: Tensor) -> float:
         return float((one @ other.T - torch.eye(len(one), dtype=one.dtype)).norm() / math.sqrt(len(one)))
 
-    def seen(one: Tensor, other: Tensor, *sides: Tensor) -> float:
-        x = torch.cat(sides)
-        return float((x @ (one - other)).norm() / x.norm())
+    def matrix_turned(one: Tensor, other: Tensor) -> float:
+        return float((v[test] @ one @ other.T @ w[test].T - matrix).norm() / matrix.norm())
 
     def residual(before: Tensor, after: Tensor, turn: Tensor) -> float:
         return float((before[test] @ turn - after[test]).norm() / after[test].norm())
 
+    matrix = v[test] @ w[test].T
     pictures, texts = procrustes(v[known], new_v[known]), procrustes(w[known], new_w[known])
+    shuffled = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
+
+    def alike(turn: Tensor) -> float:
+        made = []
+        for before, after, fitted in ((v, new_v, pictures), (w, new_w, texts)):
+            turned = before @ fitted
+            share = (turned[known] * after[known]).sum() / turned[known].square().sum()  # by least squares
+            left = after - share * turned
+            made.append(procrustes(before[known], share * before[known] @ turn + left[shuffled]))
+        return matrix_turned(*made)
+
     halves = [[procrustes(x[rows], y[rows]) for rows in half] for x, y in ((v, new_v), (w, new_w))]
     return RelativeRotation(
         image_residual=residual(v, new_v, pictures),
         text_residual=residual(w, new_w, texts),
         relative=apart(pictures, texts),
         relative_floor=max(apart(*both) for both in halves),
-        seen=seen(pictures, texts, v[test], w[test]),
-        seen_floor=max(seen(*both, x[test]) for both, x in zip(halves, (v, w), strict=True)),
+        matrix_turned=matrix_turned(pictures, texts),
+        matrix_floor=max(alike(pictures), alike(texts)),
+        matrix_changed=float((new_v[test] @ new_w[test].T - matrix).norm() / matrix.norm()),
         dimensions=axes.shape[1],
         rows=away,
     )

@@ -454,7 +454,9 @@ def matrix(
                 )
     if outline is not None:
         for i, j in np.argwhere(_array(outline)):
-            ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.8))
+            for colour, width in ((PAPER, 3.6), (INK, 1.6)):  # readable on dark and on bright cells, inside of the gaps
+                frame = plt.Rectangle((j - 0.42, i - 0.42), 0.84, 0.84, fill=False, edgecolor=colour, linewidth=width)
+                ax.add_patch(frame).set_zorder(3)
     if bar:
         place = ax.inset_axes((1 + 0.15 / (m * 0.56), 0.0, 0.16 / (m * 0.56), 0.6))
         colours = ax.figure.colorbar(drawn, cax=place, label=label)
@@ -581,13 +583,17 @@ def bars(
     factor = 100.0 if unit == "%" else 1.0
     names = list(values)
     amounts = [factor * values[name] for name in names]
+    ticks = {name: factor * mark for name, mark in (marks or {}).items()}
+    widest = 1.2 * max([*amounts, *ticks.values()]) or 1  # room for the text
     ax.barh(names, amounts, color=BLUE, height=0.62)
     for at, (name, amount) in enumerate(zip(names, amounts, strict=True)):
-        ax.text(amount, at, f" {amount:.1f} {unit}", va="center", fontsize=9)
-        if marks and name in marks:
-            ax.plot([factor * marks[name]] * 2, [at - 0.42, at + 0.42], color=RED, linewidth=2)
+        tick = ticks.get(name, -1.0)
+        start = tick if amount <= tick < amount + 0.16 * widest else amount  # or the tick would strike the number out
+        ax.text(start, at, f" {amount:.1f} {unit}", va="center", fontsize=9)
+        if name in ticks:
+            ax.plot([tick] * 2, [at - 0.42, at + 0.42], color=RED, linewidth=2)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.2 * max([*amounts, *(factor * mark for mark in (marks or {}).values())]) or 1)  # room for the text
+    ax.set_xlim(0, widest)
     ax.set_title(title)
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(length=0)

@@ -225,7 +225,7 @@ def disorder(before: Look, after: Look) -> dict[str, float]:
     Returns:
         Degrees: image_topology, text_topology, image_rotation, text_rotation, deviation, see
         `vlnotes.disorder.spatial_disorder`; turned, mean rotation less mean change of topology. Cosines: matrix_change.
-        image_residual, text_residual, relative, relative_floor, seen, seen_floor: see
+        image_residual, text_residual, relative, relative_floor, matrix_turned, matrix_floor: see
         `vlnotes.disorder.relative_rotation`.
     """
     four = before.images, before.texts, after.images, after.texts
@@ -234,7 +234,7 @@ def disorder(before: Look, after: Look) -> dict[str, float]:
     found = {name: told[name] for name in names}
     turned = (found["image_rotation"] + found["text_rotation"] - found["image_topology"] - found["text_topology"]) / 2
     fitted = relative_rotation(*four)._asdict()
-    shown = ("image_residual", "text_residual", "relative", "relative_floor", "seen", "seen_floor")
+    shown = ("image_residual", "text_residual", "relative", "relative_floor", "matrix_turned", "matrix_floor")
     return found | {"turned": turned} | {name: fitted[name] for name in shown}
 
 
