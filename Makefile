@@ -39,10 +39,10 @@ test: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest tests --numprocesses $(WORKERS) --dist loadfile
-	VLNOTES_RECORDS=strict $(PY) -m pytest notebooks
+	OMP_NUM_THREADS=1 VLNOTES_RECORDS=strict $(PY) -m pytest notebooks --numprocesses $(WORKERS) --dist loadfile
 
 run: $(READY)
-	$(PY) tests/run_notebooks.py
+	$(PY) tests/run_notebooks.py --jobs $(WORKERS)
 
 records: $(READY)
 	$(PY) tests/run_notebooks.py --write --records

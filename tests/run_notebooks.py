@@ -1,8 +1,9 @@
-"""Run the whole course headless: `python tests/run_notebooks.py [names] [--write] [--records] [--time] [--slides]`.
+"""Run the whole course headless: `python tests/run_notebooks.py [names] [--write] [--records] [--jobs 2]`.
 
 One line a notebook. The executed copies are left in `executed/`. A notebook that fails does not stop the
 others; the exit code is the number of those that failed. Numbers outside their records fail a cell
-(VLNOTES_RECORDS=strict).
+(VLNOTES_RECORDS=strict). With `--jobs 2` two run at a time, one thread each: on two cores the course is through
+sooner, but a single notebook takes longer, so no time is stored then.
 """
 
 import argparse
@@ -11,6 +12,9 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -37,9 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--records", action="store_true", help="store the measured numbers as the expected ones")
     parser.add_argument("--time", action="store_true", help="store only the run time, as on a second kind of machine")
     parser.add_argument("--slides", action="store_true", help="only mark what is a slide of its own; nothing is run")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="notebooks that run at the same time; 1 where times are stored"
+    )
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     parser.add_argument("--out", type=Path, default=tools.COURSE / "executed", help="folder of the executed copies")
     options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; expected 1 or more")
+    if options.jobs > 1 and (options.write or options.time or options.records):
+        parser.error("--jobs is for a run that stores nothing; with --write, --records or --time leave it out")
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's note on stderr, for nobody
@@ -62,14 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     kind, words = tools.machine()
     print(f"{len(found)} notebooks on {words}; copies in {options.out.name}/", flush=True)
-    failed, total, names = [], 0.0, []
-    for path in found:
-        print(f"{path.stem:28s} ", end="", flush=True)
-        notebook = nbformat.read(path, as_version=4)
-        began = time.perf_counter()
-        trouble = execute(notebook, path.parent, options.timeout)
-        seconds = time.perf_counter() - began
-        total += seconds
+    began = time.perf_counter()
+    failed, names = [], []
+    for path, notebook, seconds, trouble in results(found, options.timeout, options.jobs):
         if trouble is None:
             tools.tidy(notebook)
             tools.set_slides(notebook)
@@ -77,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
                 tools.set_time(notebook, seconds, kind, words)
         nbformat.write(notebook, options.out / path.name)
         names += tools.recorded_names(notebook)
-        print(f"{seconds:6.1f} s  {'ok' if trouble is None else 'FAILED ' + trouble}", flush=True)
+        name = f"{path.stem:28s} " if options.jobs > 1 else ""  # alone, it stands there since the notebook began
+        print(f"{name}{seconds:6.1f} s  {'ok' if trouble is None else 'FAILED ' + trouble}", flush=True)
         if trouble is not None:
             failed.append(path.stem)
         elif options.write:
@@ -91,10 +98,43 @@ def main(arguments: list[str] | None = None) -> int:
 
         for name in records.keep_only(names):
             print(f"record {name} is made by no notebook any more: dropped")
-    print(f"{len(found) - len(failed)} of {len(found)} notebooks ran in {total:.0f} s" + _list(failed))
+    seconds = time.perf_counter() - began
+    print(f"{len(found) - len(failed)} of {len(found)} notebooks ran in {seconds:.0f} s" + _list(failed))
     if (options.write or options.records) and not failed:
         print("now `make tables` brings the table of graduations and the quoted numbers up to date")
     return len(failed)
+
+
+Result = tuple[Path, nbformat.NotebookNode, float, str | None]  # what `results` says of a notebook
+
+
+def results(paths: list[Path], timeout: int, jobs: int) -> Iterator[Result]:
+    """Run notebooks, one after the other in this process, or several at a time in processes of one thread each.
+
+    Args:
+        paths: of the notebooks.
+        timeout: seconds a cell may take.
+        jobs: how many at a time.
+
+    Yields:
+        As soon as it is there, in the order of the paths: the path, the executed notebook, seconds, and what `execute`
+        says.
+    """
+    if jobs == 1:
+        for path in paths:
+            print(f"{path.stem:28s} ", end="", flush=True)
+            yield timed(path, timeout)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(timed, paths, [timeout] * len(paths))
+
+
+def timed(path: Path, timeout: int) -> Result:
+    notebook = nbformat.read(path, as_version=4)
+    began = time.perf_counter()
+    trouble = execute(notebook, path.parent, timeout)
+    return path, notebook, time.perf_counter() - began, trouble
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: int) -> str | None:

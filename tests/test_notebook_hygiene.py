@@ -405,6 +405,37 @@ def test_the_runner_goes_on_after_a_failure_and_stores_what_ran(monkeypatch, tmp
     assert "widgets" not in stored["metadata"]
 
 
+def test_two_notebooks_run_at_a_time_with_one_thread_each(monkeypatch, tmp_path, capsys):
+    folder, out = tmp_path / "notebooks", tmp_path / "executed"
+    folder.mkdir()
+    monkeypatch.setattr(tools, "NOTEBOOKS", folder)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    meet = """import os, pathlib, time
+name, other = "{0}", pathlib.Path("{1}")
+pathlib.Path(name).touch()
+while not other.exists():  # each waits for the other one
+    time.sleep(0.1)
+print(os.environ["OMP_NUM_THREADS"])"""
+    for name, other in (("00_a", "01_b"), ("01_b", "00_a")):
+        (folder / f"{name}.ipynb").write_text(json.dumps(runnable(meet.format(name, other))))
+    (folder / "02_fails.ipynb").write_text(json.dumps(runnable("1 / 0")))
+
+    assert run_notebooks.main(["--jobs", "2", "--timeout", "60", "--out", str(out)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["00_a", "01_b", "02_fails"]
+    assert lines[1].endswith("s  ok") and "ZeroDivisionError" in "".join(lines)
+    for name in ("00_a", "01_b"):
+        shown = [tools.output_text(output).strip() for _, output in tools.outputs(tools.read(out / f"{name}.ipynb"))]
+        assert shown == ["1"]
+
+
+@pytest.mark.parametrize("words", [["--write"], ["--records"], ["--time"], []])
+def test_times_and_records_are_stored_by_one_notebook_at_a_time(words, capsys):
+    with pytest.raises(SystemExit):
+        run_notebooks.main(["--jobs", "2" if words else "0", *words])
+    assert "--jobs is" in capsys.readouterr().err
+
+
 def test_the_runner_says_when_there_is_nothing_to_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tools, "NOTEBOOKS", tmp_path)
     assert run_notebooks.main(["07", "--out", str(tmp_path / "out")]) == 1
