@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from vlnotes import albef, checks, gradcam, metrics, world
+from vlnotes import albef, checks, disorder, gradcam, metrics, world
 from vlnotes.checks import exercises
 
 EXERCISES = [e for e in (getattr(checks, name) for name in checks.__all__) if isinstance(e, checks.Exercise)]
@@ -236,6 +236,17 @@ def test_the_answers_about_fusion_agree_with_the_module():
         assert checks.two_stages.solution(row, seen, 3).tolist() == order.argsort(descending=True).tolist()
 
 
+def test_the_answers_about_turns_agree_with_the_module():
+    """Notebook 12: each solution against `vlnotes.disorder`."""
+    dice = torch.Generator().manual_seed(2)
+    four = [torch.randn(40, 6, generator=dice).double() for _ in range(4)]
+    assert torch.allclose(checks.deviation.solution(*four), disorder.spatial_disorder(*four).deviation)
+    before, after = four[0], four[0] @ disorder.random_rotation(6) + 0.3 * four[1]
+    turn = disorder.procrustes(before[::2], after[::2])
+    left = (before[1::2] @ turn - after[1::2]).norm() / after[1::2].norm()
+    assert torch.allclose(checks.left_over.solution(before, after), left)
+
+
 def test_the_answers_about_maps_agree_with_the_module():
     """Notebook 06: each solution against `vlnotes.gradcam`, or the layers of a network that are written down."""
     dice = torch.Generator().manual_seed(5)
@@ -245,15 +256,20 @@ def test_the_answers_about_maps_agree_with_the_module():
         assert torch.allclose(checks.word_map.solution(attention[word], gradient[word]), maps[word].flatten())
     many, mask = torch.rand(2, 4, 2, 3, generator=dice), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
     assert torch.allclose(checks.sentence_of.solution(many, mask), gradcam.sentence_map(many, mask))
-    activation, slope = torch.randn(2, 5, 2, 3, generator=dice)
-    expected = gradcam.gradcam(activation[None], slope[None])[0]
-    assert expected.any() and torch.allclose(checks.weigh_channels.solution(activation, slope), expected)
+    activation = torch.randn(5, 2, 3, generator=dice, requires_grad=True)
+    weight = torch.randn(5, generator=dice)
+    (activation.mean((1, 2)) @ weight).backward()  # the gradient that the answer does without
+    expected = gradcam.gradcam(activation.detach()[None], activation.grad[None])[0]
+    assert expected.any() and torch.allclose(checks.no_gradient.solution(activation.detach(), weight), expected)
     level = torch.randint(0, 3, (30, 4, 5), generator=dice).double()
     inside = torch.rand(30, 4, 5, generator=dice) < 0.5
     scores = gradcam.pointing_game(level, inside)
-    assert torch.allclose(
-        torch.stack([checks.hit.solution(m, i) for m, i in zip(level, inside, strict=True)]).double(), scores
-    )
+    near = [
+        torch.stack([checks.near_hit.solution(m, i, margin) for m, i in zip(level, inside, strict=True)])
+        for margin in (0, 1, 9)
+    ]
+    assert torch.allclose(near[0], scores)  # no margin: the module's game
+    assert (near[1] >= near[0]).all() and (near[1] > near[0]).any() and (near[2] == 1).all()
     # one cell of a chain, and which inputs it reads: the middle of these is where it looks
     kernels, strides, paddings = [3, 5, 4], [2, 3, 2], [1, 0, 1]
     line = torch.zeros(1, 1, 200, requires_grad=True)

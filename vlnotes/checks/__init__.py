@@ -26,7 +26,7 @@ from vlnotes.checks.n05_albef_fusion import (
     soft_words,
     two_stages,
 )
-from vlnotes.checks.n06_gradcam import hit, looks_around, sentence_of, weigh_channels, word_map
+from vlnotes.checks.n06_gradcam import looks_around, near_hit, no_gradient, sentence_of, word_map
 from vlnotes.checks.n07_downstream import balanced, entailment_loss, rank_answers, shared_parameters
 from vlnotes.checks.n08_optimal_transport import (
     carriers,
@@ -45,7 +45,7 @@ from vlnotes.checks.n10_self_distillation import (
     soft_share,
 )
 from vlnotes.checks.n11_xclip import agreement, last_norm, most_entropy, tied_recall, what_a_code_says
-from vlnotes.checks.n12_spatial_disorder import best_turn, forgotten, turned_by, who_wins
+from vlnotes.checks.n12_spatial_disorder import deviation, forgotten, left_over, who_wins
 
 __all__ = [
     "Exercise",
@@ -54,7 +54,6 @@ __all__ = [
     "auroc",
     "back_in_order",
     "balanced",
-    "best_turn",
     "beyond_the_line",
     "bite",
     "carriers",
@@ -67,6 +66,7 @@ __all__ = [
     "collapsed",
     "column_targets",
     "cosine",
+    "deviation",
     "entailment_loss",
     "false_captions",
     "follow_once",
@@ -75,10 +75,10 @@ __all__ = [
     "graduate",
     "group_score",
     "hard_negative_weights",
-    "hit",
     "info_nce",
     "itc_logits",
     "last_norm",
+    "left_over",
     "log_sinkhorn",
     "looks_around",
     "lowest_loss",
@@ -87,6 +87,8 @@ __all__ = [
     "mixed_rows",
     "mixed_targets",
     "most_entropy",
+    "near_hit",
+    "no_gradient",
     "online_logsumexp",
     "own_gradient",
     "pairs_looked_at",
@@ -106,10 +108,8 @@ __all__ = [
     "targets_with_ids",
     "tied_recall",
     "true_of",
-    "turned_by",
     "two_stages",
     "unit_rows",
-    "weigh_channels",
     "what_a_code_says",
     "who_wins",
     "word_map",

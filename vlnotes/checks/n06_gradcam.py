@@ -1,5 +1,5 @@
-"""Exercises of notebook 06: a word's map, a sentence's map, weights of channels, ties in the pointing game, where a
-cell looks."""
+"""Exercises of notebook 06: a word's map, a sentence's map, a map without a gradient, a pointing game with a margin,
+where a cell looks."""
 
 import torch
 
@@ -105,99 +105,114 @@ def _sentence_of() -> Exercise:
     )
 
 
-def _weigh_channels() -> Exercise:
-    def weigh_channels(activation, gradient):
-        weight = gradient.mean((1, 2))  # (C,)
+def _no_gradient() -> Exercise:
+    def no_gradient(activation, weight):
+        places = activation[0].numel()
+        return (weight[:, None, None] / places * activation).sum(0).relu()
+
+    def not_shared_out(activation, weight):
+        """the score takes the *mean* over the places, so each place has only its share of the weight: divide by h w."""
         return (weight[:, None, None] * activation).sum(0).relu()
 
-    def summed_gradient(activation, gradient):
-        """the weight of a channel is the mean of its gradient over the places, not the sum."""
-        return (gradient.sum((1, 2))[:, None, None] * activation).sum(0).relu()
-
-    def place_by_place(activation, gradient):
-        """you multiply place by place. Grad-CAM gives each channel one weight for the whole picture."""
-        return (gradient * activation).sum(0).relu()
-
-    def mean_of_channels(activation, gradient):
+    def mean_of_channels(activation, weight):
         """you average over the channels. The formula has a sum."""
-        return (gradient.mean((1, 2))[:, None, None] * activation).mean(0).relu()
+        return no_gradient(activation, weight) / len(weight)
 
-    def negative_weights_cut(activation, gradient):
+    def negative_weights_cut(activation, weight):
         """you cut off the negative weights. A channel that speaks against the score must pull the map down."""
-        return (gradient.mean((1, 2)).relu()[:, None, None] * activation).sum(0)
+        return no_gradient(activation, weight.relu())
 
-    def nothing_is_cut(activation, gradient):
+    def nothing_is_cut(activation, weight):
         """the last step is missing: places below zero spoke against the score, and are cut off."""
-        return (gradient.mean((1, 2))[:, None, None] * activation).sum(0)
+        return (weight[:, None, None] * activation).sum(0) / activation[0].numel()
+
+    def cut_channel_by_channel(activation, weight):
+        """you cut each channel before the sum. Grad-CAM cuts the finished sum, once."""
+        return (weight[:, None, None] * activation).relu().sum(0) / activation[0].numel()
+
+    def one_number(activation, weight):
+        """this is the score, a single number. The map keeps the places apart: no mean over them."""
+        return (weight * activation.mean((1, 2))).sum()
 
     def cases(generator: torch.Generator) -> list[tuple]:
         sizes = ((3, 2, 2), (5, 3, 4), (4, 2, 3))
         return [
-            (torch.rand(*size, generator=generator), torch.randn(*size, generator=generator) + 0.2) for size in sizes
+            (torch.randn(*size, generator=generator), torch.randn(size[0], generator=generator) + 0.2) for size in sizes
         ]
 
     return Exercise(
-        solution=weigh_channels,
+        solution=no_gradient,
         wrong=(
-            summed_gradient,
-            place_by_place,
+            not_shared_out,
             mean_of_channels,
             negative_weights_cut,
             nothing_is_cut,
+            cut_channel_by_channel,
+            one_number,
         ),
         cases=cases,
-        by_hand=(
-            torch.tensor([[[1.0, 0.0]], [[1.0, 2.0]]]),
-            torch.tensor([[[3.0, 1.0]], [[-2.0, 0.0]]]),
-        ),
-        see_next="By hand: the weights are 2 and -1, so the map is 1 on the left and 0 on the right.",
+        by_hand=(torch.tensor([[[1.0, 0.0]], [[1.0, 2.0]]]), torch.tensor([4.0, -2.0])),
+        see_next="By hand: 4 - 2 on the left, -4 on the right; a half of that, cut, is 1 and 0.",
     )
 
 
-def _hit() -> Exercise:
-    def hit(map, mask):
-        highest = map == map.max()
-        return (highest & mask).sum() / highest.sum()
+def _near_hit() -> Exercise:
+    def near_hit(map, mask, margin):
+        points, inside = (map == map.max()).nonzero().double(), mask.nonzero().double()
+        nearest = torch.cdist(points, inside).min(1).values  # (ties,), in pixels
+        return (nearest <= margin).double().mean()
 
-    def first_of_the_ties(map, mask):
+    def no_margin(map, mask, margin):
+        """you ask for a point on the thing itself. Within `margin` pixels of it is enough."""
+        return near_hit(map, mask, 0)
+
+    def touching_is_out(map, mask, margin):
+        """a point at exactly `margin` pixels still counts: at most, not less than."""
+        points, inside = (map == map.max()).nonzero().double(), mask.nonzero().double()
+        return (torch.cdist(points, inside).min(1).values < margin).double().mean()
+
+    def first_of_the_ties(map, mask, margin):
         """`argmax` takes the first of several highest points. A constant map would always point at the corner."""
-        return mask.flatten()[map.argmax()].float()
+        first = torch.zeros_like(mask).flatten()
+        first[map.argmax()] = True
+        return near_hit(first.view(mask.shape).double(), mask, margin)
 
-    def any_of_the_ties(map, mask):
-        """one of several highest points inside is enough for you. A constant map would then never miss."""
-        return ((map == map.max()) & mask).any().float()
+    def any_of_the_ties(map, mask, margin):
+        """one of several highest points is enough for you. They count by the share of them that is near."""
+        return (near_hit(map, mask, margin) > 0).double()
 
-    def all_of_the_ties(map, mask):
-        """you ask that all of the highest points lie inside. They should count by their share."""
-        return mask[map == map.max()].all().float()
+    def by_a_square(map, mask, margin):
+        """you count steps along rows and columns apart, so a point may be `margin` away in both. Take the distance."""
+        points, inside = (map == map.max()).nonzero().double(), mask.nonzero().double()
+        return (torch.cdist(points, inside, p=torch.inf).min(1).values <= margin).double().mean()
 
-    def energy(map, mask):
-        """this is the share of the whole map inside. The pointing game asks for the strongest point alone."""
-        return map[mask].sum() / map.sum()
-
-    def share_of_the_object(map, mask):
-        """you divide by the size of the object. Divide by the number of highest points."""
-        return ((map == map.max()) & mask).sum() / mask.sum()
+    def to_the_middle(map, mask, margin):
+        """you measure to the middle of the thing. Its nearest pixel counts."""
+        points, inside = (map == map.max()).nonzero().double(), mask.nonzero().double()
+        return (torch.cdist(points, inside.mean(0, keepdim=True)).min(1).values <= margin).double().mean()
 
     def cases(generator: torch.Generator) -> list[tuple]:
         found = []
-        for size in ((3, 4), (4, 4), (5, 3)):
-            map = torch.randint(1, 4, size, generator=generator).float()
-            mask = torch.rand(size, generator=generator) < 0.4
-            mask[0, 1] = mask[2, 2] = True
-            found.append((map, mask))
-        one = torch.full((4, 4), 2.0)
-        one[1, 2] = 3.0
-        inside = torch.zeros(4, 4, dtype=torch.bool)
-        inside[1:3, 2:] = True
-        return [*found, (one, inside), (one, ~inside)]
+        for margin, spots in ((1, ((1, 2), (6, 5))), (2, ((4, 1), (7, 7))), (3, ((0, 0), (5, 3)))):
+            mask = torch.zeros(12, 12, dtype=torch.bool)
+            mask[3:6, 4:9] = True
+            map = torch.randint(0, 3, (12, 12), generator=generator).double()
+            for row, column in spots:
+                map[row, column] = 9.0
+            found.append((map, mask, margin))
+        corner, edge = torch.zeros(12, 12).double(), torch.zeros(12, 12).double()
+        corner[1, 2] = edge[1, 5] = 1.0
+        far_in = torch.zeros(12, 12).double()
+        far_in[4, 8] = 1.0
+        return [*found, (corner, found[0][1], 2), (edge, found[0][1], 2), (far_in, found[0][1], 1)]
 
+    picture = torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 5.0]])
     return Exercise(
-        solution=hit,
-        wrong=(first_of_the_ties, any_of_the_ties, all_of_the_ties, energy, share_of_the_object),
+        solution=near_hit,
+        wrong=(no_margin, touching_is_out, first_of_the_ties, any_of_the_ties, by_a_square, to_the_middle),
         cases=cases,
-        by_hand=(torch.tensor([[3.0, 3.0], [1.0, 3.0]]), torch.tensor([[False, True], [True, True]])),
-        see_next="A constant map now scores the share of the picture that the object takes, which is chance.",
+        by_hand=(picture, torch.tensor([[True, False, False], [False] * 3, [False] * 3]), 1),
+        see_next="By hand: one of two highest points is near, so half a hit.",
     )
 
 
@@ -259,6 +274,6 @@ def _looks_around() -> Exercise:
 
 word_map = _word_map()
 sentence_of = _sentence_of()
-weigh_channels = _weigh_channels()
-hit = _hit()
+no_gradient = _no_gradient()
+near_hit = _near_hit()
 looks_around = _looks_around()

@@ -1,10 +1,10 @@
-"""Exercises of notebook 12: what was forgotten, shape and turn, the turn that fits best, and a loser for every
-relative turn."""
+"""Exercises of notebook 12: what was forgotten, how far both spaces turned, what a turn leaves over, and a loser for
+every relative turn."""
 
 import math
 
 import torch
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from vlnotes.checks.exercises import Exercise
 
@@ -53,80 +53,116 @@ def _forgotten() -> Exercise:
     )
 
 
-def _turned_by() -> Exercise:
-    def turned_by(before, after):
-        x, y = normalize(before, dim=1), normalize(after, dim=1)
-        return torch.rad2deg(2 * torch.atan2((x - y).norm(dim=1), (x + y).norm(dim=1)))
+def _deviation() -> Exercise:
+    def deviation(image_before, text_before, image_after, text_after):
+        def turned(before, after):
+            x, y = normalize(before, dim=1), normalize(after, dim=1)
+            return 2 * torch.atan2((x - y).norm(dim=1), (x + y).norm(dim=1))
 
-    def not_normalised(before, after):
-        """you forgot to bring the features to length 1: a longer feature is not a turned one."""
-        return torch.rad2deg(2 * torch.atan2((before - after).norm(dim=1), (before + after).norm(dim=1)))
+        apart = turned(image_before, image_after) - turned(text_before, text_after)
+        return torch.rad2deg(apart.abs())
 
-    def radians(before, after):
+    def signed(image_before, text_before, image_after, text_after):
+        """the sign is still there. Who turned further does not matter: take the size of the difference."""
+        return angles(image_before, image_after) - angles(text_before, text_after)
+
+    def radians(image_before, text_before, image_after, text_after):
         """these are radians. The course counts in degrees: `torch.rad2deg`."""
-        return turned_by(before, after) / 180 * math.pi
+        return deviation(image_before, text_before, image_after, text_after) / 180 * math.pi
 
-    def half(before, after):
-        """this is half of the angle. The two lengths give its half; double it."""
-        return turned_by(before, after) / 2
+    def of_the_pair(image_before, text_before, image_after, text_after):
+        """this is the change of the angle *between* picture and text. Ask how far each of them has turned itself."""
+        return (angles(image_after, text_after) - angles(image_before, text_before)).abs()
 
-    def the_cosine(before, after):
-        """this is the cosine, not the angle."""
-        return cosine_similarity(before, after)
+    def not_normalised(image_before, text_before, image_after, text_after):
+        """you forgot to bring the features to length 1: a longer feature is not a turned one."""
 
-    def between_neighbours(before, after):
-        """you compared different samples. Row a before belongs to row a after."""
-        return turned_by(before, after.roll(1, 0))
+        def turned(x, y):
+            return torch.rad2deg(2 * torch.atan2((x - y).norm(dim=1), (x + y).norm(dim=1)))
+
+        return (turned(image_before, image_after) - turned(text_before, text_after)).abs()
+
+    def averaged(image_before, text_before, image_after, text_after):
+        """this is the mean over the samples. One number a sample is asked for."""
+        return deviation(image_before, text_before, image_after, text_after).mean()
+
+    def angles(x, y):
+        return torch.rad2deg(torch.arccos((normalize(x, dim=1) * normalize(y, dim=1)).sum(1).clamp(-1, 1)))
 
     def cases(generator: torch.Generator) -> list[tuple]:
-        return [tuple(torch.randn(n, 4, generator=generator).double() for _ in range(2)) for n in (5, 3, 6)]
+        return [tuple(torch.randn(n, 4, generator=generator).double() for _ in range(4)) for n in (5, 3, 6)]
 
+    one = torch.tensor([[1.0, 0.0]]).double()
+    left, right = torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[0.0, -1.0]]).double()
     return Exercise(
-        solution=turned_by,
-        wrong=(not_normalised, radians, half, the_cosine, between_neighbours),
+        solution=deviation,
+        wrong=(signed, radians, of_the_pair, not_normalised, averaged),
         cases=cases,
-        by_hand=(torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.0, 2.0]]).double()),
-        see_next="An arc cosine would do, too, but near 0 degrees it loses half of its digits.",
+        by_hand=(one, one, left, right),
+        see_next="By hand it is 0, though one went left and the other one right: how far is not where to.",
     )
 
 
-def _best_turn() -> Exercise:
-    def best_turn(before, after):
-        left, _, right = torch.linalg.svd(before.T @ after)
-        return left @ right
+def _left_over() -> Exercise:
+    def left_over(before, after):
+        u, _, vh = torch.linalg.svd(before[::2].T @ after[::2])
+        turned = before[1::2] @ (u @ vh)
+        return (turned - after[1::2]).norm() / after[1::2].norm()
 
-    def least_squares(before, after):
-        """this is the best *linear* map. It may stretch; a rotation may not. Take the singular vectors alone."""
-        return torch.linalg.lstsq(before, after).solution
+    def rotation(before, after):
+        u, _, vh = torch.linalg.svd(before.T @ after)
+        return u @ vh
 
-    def other_way(before, after):
-        """this turns what is after back to what was before. You want the other direction: the transpose."""
-        return best_turn(after, before)
+    def share(turned, after):
+        return (turned - after).norm() / after.norm()
 
-    def keeps_the_values(before, after):
-        """you kept the singular values. Leave them out, or it stretches."""
-        return before.T @ after
+    def same_rows(before, after):
+        """you look at the rows of the fit. They may not judge themselves: look at rows 1, 3, 5, ..."""
+        return share(before[::2] @ rotation(before[::2], after[::2]), after[::2])
 
-    def wrong_side(before, after):
-        """the two orthogonal matrices are in the wrong order. `torch.linalg.svd` gives U, S and V transposed: U Vᵀ."""
-        left, _, right = torch.linalg.svd(before.T @ after)
-        return right @ left
+    def all_rows(before, after):
+        """you fit and look at all rows. Fit on rows 0, 2, 4, ... and look at the others."""
+        return share(before @ rotation(before, after), after)
+
+    def other_half(before, after):
+        """you took the halves the other way round: fit on rows 0, 2, 4, ..., look at rows 1, 3, 5, ..."""
+        return share(before[::2] @ rotation(before[1::2], after[1::2]), after[::2])
+
+    def linear_map(before, after):
+        """this is the best *linear* map. It may stretch, and a rotation may not."""
+        return share(before[1::2] @ torch.linalg.lstsq(before[::2], after[::2]).solution, after[1::2])
+
+    def backwards(before, after):
+        """your rotation goes back from after to before. `torch.linalg.svd` gives U, S and V transposed: U Vᵀ."""
+        return share(before[1::2] @ rotation(before[::2], after[::2]).T, after[1::2])
+
+    def not_a_share(before, after):
+        """divide by the size of what came after: a share is asked for."""
+        return left_over(before, after) * after[1::2].norm()
 
     def cases(generator: torch.Generator) -> list[tuple]:
         found = []
-        for n, d in ((8, 3), (12, 4), (9, 2)):
+        for n, d in ((16, 3), (24, 4), (17, 2)):
             before = torch.randn(n, d, generator=generator).double()
             turn = torch.linalg.qr(torch.randn(d, d, generator=generator).double()).Q
-            found.append((before, before @ turn + 0.1 * torch.randn(n, d, generator=generator).double()))
+            found.append((before, before @ turn + 0.4 * torch.randn(n, d, generator=generator).double()))
         return found
 
-    by_hand = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).double()
+    by_hand = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 2.0]]).double()
+    quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double()
     return Exercise(
-        solution=best_turn,
-        wrong=(least_squares, other_way, keeps_the_values, wrong_side),
+        solution=left_over,
+        wrong=(
+            same_rows,
+            all_rows,
+            other_half,
+            linear_map,
+            backwards,
+            not_a_share,
+        ),
         cases=cases,
-        by_hand=(by_hand, torch.stack([by_hand[:, 1], -by_hand[:, 0]], 1)),
-        see_next="Mirror images count as turns here: a cosine does not mind them.",
+        by_hand=(by_hand, by_hand @ quarter + torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.5, 0.0]]).double()),
+        see_next="A turn alone would leave 0. What is left is noise, or a change of shape.",
     )
 
 
@@ -169,6 +205,6 @@ def _loser() -> Exercise:
 
 
 forgotten = _forgotten()
-turned_by = _turned_by()
-best_turn = _best_turn()
+deviation = _deviation()
+left_over = _left_over()
 who_wins = _loser()
