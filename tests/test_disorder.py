@@ -233,6 +233,18 @@ def test_the_floor_of_the_matrix_is_what_two_equal_turns_show_under_noise(noise)
     assert 0.6 < ratio < 1.8
 
 
+def test_stretched_spaces_do_not_raise_the_floor_of_the_matrix():
+    """What a rotation leaves of a stretched space goes with its features, and would pull the fits apart in order."""
+    stretch = torch.diag(torch.linspace(0.2, 2, 8, dtype=torch.float64))
+    for seed in range(3):
+        v, w = pairs(1200, 8, seed=seed)
+        turns = (random_rotation(8, generator=dice(seed + k)) for k in (10, 20))
+        after = (F.normalize(x @ stretch @ turn, dim=1) for x, turn in zip((v, w), turns, strict=True))
+        found = relative_rotation(v, w, *after, variance=1.0)
+        assert found.matrix_turned > 1 and found.image_residual > 0.3
+        assert found.matrix_floor < 0.12
+
+
 def test_a_random_rotation_is_orthogonal_and_has_no_favourites():
     turn = random_rotation(5)
     torch.testing.assert_close(turn @ turn.T, torch.eye(5, dtype=torch.float64))
