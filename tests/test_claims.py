@@ -731,6 +731,9 @@ def test_a_run_of_xclip_gives_every_score_that_its_claims_ask_for(monkeypatch, a
     if arm != "CLIP":
         assert found["spread"] == pytest.approx(found["perplexity"] / 6) and 0 <= found["sure"] <= 1
     assert found == xclip.run(small, 0)
+    if arm != "CLIP":  # more codes than pictures: no k-means to compare with, and no failure
+        many = xclip.run(small | {"codewords": 80}, 0)
+        assert "nmi_kmeans" in found and found.keys() - many.keys() == {"nmi_kmeans"}
     xclip._asked.cache_clear()
 
 

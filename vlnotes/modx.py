@@ -56,6 +56,7 @@ def right_rows(similarity: Tensor) -> Tensor:
         ValueError: no square matrix, NaN or infinity.
 
     Equation: Mod-X (Ni et al. 2023), the condition on the rows of the old contrastive matrix.
+    Notebook: 13_modx, section 1.
     """
     check_features(similarity, "similarity")
     if similarity.shape[0] != similarity.shape[1]:
@@ -104,6 +105,7 @@ def off_diagonal_kl(
             temperature, NaN or infinity.
 
     Equation: Mod-X (Ni et al. 2023), the off-diagonal regulariser.
+    Notebook: 13_modx, section 1.
     """
     check_pairs(image_features, text_features, NAMES)
     check_pairs(old_image_features, old_text_features, OLD_NAMES)

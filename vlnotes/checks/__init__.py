@@ -46,6 +46,7 @@ from vlnotes.checks.n10_self_distillation import (
 )
 from vlnotes.checks.n11_xclip import agreement, last_norm, most_entropy, tied_recall, what_a_code_says
 from vlnotes.checks.n12_spatial_disorder import deviation, forgotten, left_over, who_wins
+from vlnotes.checks.n13_modx import chance_kept, pulled_back, same_strength, term_gradient
 
 __all__ = [
     "Exercise",
@@ -59,6 +60,7 @@ __all__ = [
     "carriers",
     "ceiling",
     "chance",
+    "chance_kept",
     "cheapest_pairing",
     "code_targets",
     "codebook_gradient",
@@ -93,6 +95,7 @@ __all__ = [
     "own_gradient",
     "pairs_looked_at",
     "prototype_loss",
+    "pulled_back",
     "push_rows",
     "queue_ages",
     "r_at_1",
@@ -100,12 +103,14 @@ __all__ = [
     "rank_answers",
     "repaired",
     "same_codeword",
+    "same_strength",
     "sentence_of",
     "shared_parameters",
     "soft_share",
     "soft_words",
     "swap_lies",
     "targets_with_ids",
+    "term_gradient",
     "tied_recall",
     "true_of",
     "two_stages",

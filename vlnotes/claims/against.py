@@ -115,7 +115,7 @@ STUDY = Study(
     run=run,
     common={"tiny": TINY},
     arms={"ALBEF": {"model": "albef"}, "CODIS": {}},
-    seeds=3,
+    seeds=5,
 )
 _BESIDE = {"study": STUDY.name, "contrast": {"CODIS": 1, "ALBEF": -1}}
 CLAIMS = [

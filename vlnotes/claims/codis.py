@@ -221,7 +221,7 @@ STUDY = Study(
         "ITM, hard negatives": _ITM,
         "ITM, negatives of the same codeword": _ITM | {"same_code": True},
     },
-    seeds=10,
+    seeds=12,  # fixed before the seventh was run
 )
 _FIRST = {"study": STUDY.name, "score": "r1"}
 _BOOK = "COCO, smaller pre-training set: TR R@1 "

@@ -90,7 +90,7 @@ def codes(model: CLIP | NCLIP, tokenizer, settings: dict, seed: int = 0) -> dict
         On 1,000 close-ups of test, each with its likeliest code. nmi: with colour and shape in one; nmi_place: with the
         ground. With heads also perplexity, the codes in use, mean of pictures and texts; spread, that as a share of C;
         sure, 1 - the mean entropy as a share of log C; agreement, the share of pairs that name one code; nmi_kmeans:
-        of k-means with C clusters on what the towers pool.
+        of k-means with C clusters on what the image tower pools, where there are two close-ups or more for each.
     """
     from sklearn.cluster import KMeans
 
@@ -118,7 +118,10 @@ def codes(model: CLIP | NCLIP, tokenizer, settings: dict, seed: int = 0) -> dict
     entropy = torch.special.entr(images.softmax(1)).sum(1).mean() / torch.tensor(float(count)).log()
     found = {"perplexity": perplexity, "spread": perplexity / count, "sure": 1 - float(entropy)}
     found["agreement"] = float((of_images == of_texts).float().mean())
-    return found | told(of_images) | {"nmi_kmeans": told(clusters(psd.pooled(model, data.images)))["nmi"]}
+    found |= told(of_images)
+    if 2 * count <= len(data.images):
+        found["nmi_kmeans"] = told(clusters(psd.pooled(model, data.images)))["nmi"]
+    return found
 
 
 _FREE = {"eh_weight": 0.0, "he_weight": 0.0}
