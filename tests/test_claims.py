@@ -193,7 +193,7 @@ def test_every_claim_can_be_tried(claim):
     study = claims.STUDIES[claim.study]
     for arm in claim.contrast:
         study.settings(arm)
-    differences = ("gain", "gain_both", "pointing_gain", "above_half", "nmi_gain")  # within a run
+    differences = ("gain", "gain_both", "pointing_gain", "above_half", "nmi_gain", "plan_gain")  # within a run
     if claim.direction == "+" and claim.score not in differences:
         assert sum(claim.contrast.values()) == 0  # a comparison, not a level
 
@@ -528,16 +528,33 @@ def test_a_run_of_codis_gives_every_score_that_its_claims_ask_for(monkeypatch):
         monkeypatch.setattr(codis, name, count)
     small = codis.TINY | {"pictures": 24, "steps": 2, "batch_size": 8, "queue_size": 16, "codewords": 4}
     found = codis.run(small, 0)
-    asked = {claim.score for claim in codis.CLAIMS if claim.study == codis.STUDY.name} - {"rerank16"}
+    asked = {claim.score for claim in codis.CLAIMS if claim.study} - {"rerank16"}
     assert asked <= found.keys()
     assert all(0 <= found[name] <= 1 for name in ("r1", "r10", "shape", "agreement", "purity", "nmi", "spread"))
     assert found["r1"] == pytest.approx((found["i2t@1"] + found["t2i@1"]) / 2)
     assert found["nmi_gain"] == pytest.approx(found["nmi"] - found["nmi_kmeans"])
+    assert found["plan_gain"] == pytest.approx(found["nmi_plan"] - found["nmi_kmeans"])
     assert found["above_half"] == pytest.approx(found["perplexity"] / 4 - 0.5)
     curves = ("loss", "ica", "transport", "text_to_prototype", "image_to_prototype", "temperature")
     assert {f"{name}_curve" for name in curves} <= found.keys() and len(found["loss_curve"]) == 2
     again = codis.run(small | {"objectives": ["itc", "itm"], "close_ups": False}, 0)
     assert {"rerank16", "itc_hard"} <= again.keys() and not {"nmi", "ica_curve"} & again.keys()
+
+
+def test_a_plan_shares_close_ups_out_where_the_nearest_codeword_would_take_all():
+    from vlnotes.claims import codis
+
+    class Codebook:  # two codewords; all close-ups lie nearer to the first, and still go by what they show
+        codebook = torch.tensor([[2.0, 0.0], [0.0, 1.0]])  # brought to length 1 by the score
+
+        def codes(self, features):
+            return (features @ torch.eye(2)).argmax(1)
+
+    angles = torch.tensor([0.1] * 8 + [0.7] * 8)
+    features, labels = torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([0] * 8 + [1] * 8)
+    found = codis._codes(Codebook(), features, features, features, labels, 0)
+    assert found["nmi"] == pytest.approx(0, abs=1e-6) and found["nmi_plan"] == pytest.approx(1)
+    assert found["nmi_gain"] == pytest.approx(-1) and found["plan_gain"] == pytest.approx(0)
 
 
 def test_codis_beside_albef_is_asked_the_same(small_weights, monkeypatch):
@@ -610,10 +627,12 @@ def test_the_claims_of_codis_are_comparisons_of_its_arms():
     told = [*codis.CLAIMS, *against.CLAIMS]
     ids = [claim.id for claim in told]
     assert len(ids) == len(set(ids)) and {f"C{number}" for number in range(1, 8)} <= set(ids)
-    studies = {study.name: study for study in (codis.STUDY, against.STUDY)}
+    studies = {study.name: study for study in (codis.STUDY, codis.PLANS, against.STUDY)}
+    for arm in codis.PLANS.arms:  # the very runs of the ablation, asked once more
+        assert codis.PLANS.settings(arm) == codis.STUDY.settings(arm) and codis.PLANS.run is codis.STUDY.run
     for claim in told:
         assert claim.why if not claim.study else claim.contrast.keys() <= studies[claim.study].arms.keys()
-        if claim.score not in ("above_half", "nmi_gain"):  # within a run
+        if claim.score not in ("above_half", "nmi_gain", "plan_gain"):  # within a run
             assert sum(claim.contrast.values()) == 0
 
 

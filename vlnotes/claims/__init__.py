@@ -48,7 +48,7 @@ STUDIES = {
     study.name: study
     for study in (
         *(domains.STUDY, clip.TEMPERATURE, moco.STUDY, albef.STUDY, retrieval.STUDY, relations.STUDY),
-        *(downstream.STUDY, codis.STUDY, against.STUDY),
+        *(downstream.STUDY, codis.STUDY, codis.PLANS, against.STUDY),
     )
 }
 CLAIMS = [*moco.CLAIMS, *albef.CLAIMS, *codis.CLAIMS, *against.CLAIMS]
