@@ -16,7 +16,7 @@ class Line(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{f'[{self.status}]':<7}{self.name:<16}{self.text}"
+        return f"{f'[{self.status}]':<7}{self.name:<23}{self.text}"
 
 
 def check(speed: bool = True) -> list[Line]:
